@@ -1,0 +1,99 @@
+"""The verbs in Python: what the command line calls, for notebooks and scripts."""
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from raycal.config import Config
+from raycal.errors import UserError
+
+
+def search(space: str, sessions: Any = None, *, settings: Mapping[str, Any] | None = None,
+           config_file: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Search a space for the best model of the sessions; return the summary of the run.
+
+    space: a name (`grvq`) or a file. sessions: paths, globs or Session objects; None simulates two.
+    settings: {dotted name: value} that are held, and not searched. options: fields of
+    raycal.search.run.Options (out, resume, more, max_concurrent, max_minutes, address, storage, quiet ...).
+    Raises UserError on anything that cannot work, before any worker starts.
+    """
+    from raycal.search.run import Options, run
+
+    loaded, config, held = configure(space, settings or {}, config_file or {})
+    return run(loaded, config, Options(sessions=listed(sessions), held=held, **options))
+
+
+def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapping[str, Any] | None = None,
+          out: str | None = None, on_epoch: Callable[[Any], None] | None = None):
+    """Train one configuration in this process, without Ray; return the trained model (raycal.inference.Trained).
+
+    config: a Config, or the name of a space whose default is meant. The best epoch's weights are
+    written to out/model.pt when out is given. on_epoch hears every raycal.training.loop.Epoch.
+    """
+    import tempfile
+
+    from raycal import inference
+    from raycal.search.plan import SIMULATED, simulated_sessions
+    from raycal.sessions.prepare import prepare
+    from raycal.training import checkpoint
+    from raycal.training.loop import train as epochs
+
+    if isinstance(config, str):
+        config = configure(config, settings or {}, {})[1]
+    elif settings:
+        config = config.replace(settings)
+    recordings = read(sessions)
+    if not recordings:
+        print(SIMULATED)
+        recordings = simulated_sessions()
+    dataset = prepare(recordings, config.sessions, config.windows.length)
+    final: dict[str, Any] = {}
+    for epoch in epochs(config, dataset, save=final.update):
+        if on_epoch:
+            on_epoch(epoch)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(out or scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(folder / "model.pt", checkpoint.export(final))
+        return inference.load(folder)
+
+
+def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):
+    """Return (space, configuration, held settings): defaults < space < config file < settings.
+
+    A setting that the space searches is held at the given value and leaves the search.
+    """
+    from raycal.search import space as spaces
+
+    loaded = spaces.load(space)
+    config = loaded.base.replace(config_file).replace(settings)
+    searched = _searched(loaded)
+    held = {name: config.get(name) for name in settings if name in searched}
+    loaded = dataclasses.replace(loaded, base=config, fixed=held)
+    loaded.default()
+    return loaded, config, held
+
+
+def listed(sessions: Any) -> Sequence[Any]:
+    """Return sessions as a list: None, one path or Session, or many."""
+    if sessions is None:
+        return []
+    return list(sessions) if isinstance(sessions, (list, tuple)) else [sessions]
+
+
+def read(sessions: Any) -> list:
+    """Return Session objects for paths and Session objects alike."""
+    from raycal.search.run import read_sessions
+
+    return read_sessions(listed(sessions))
+
+
+def _searched(space: Any) -> set[str]:
+    import numpy as np
+
+    try:
+        return set(space.distributions(np.random.default_rng(0)))
+    except UserError:
+        return set()

@@ -1,0 +1,195 @@
+"""Verbs and flags; nothing else.
+
+`run_search.py` and `raycal` are this one program; without a verb it searches.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from raycal.errors import UserError, nearest
+
+VERBS = ("search", "train", "sessions")
+# flag -> the setting it stands for: precedence and checks are those of --set
+SETTINGS = {"trials": "search.trials", "epochs": "training.epochs", "seed": "training.seed",
+            "objective": "search.objective", "sampler": "search.sampler", "pruner": "search.pruner",
+            "workers_per_trial": "training.workers", "gpus_per_trial": "training.gpus", "device": "training.device"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; return its exit status: 0 done, 1 nothing came of it, 2 bad input, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = argv.pop(0) if argv and argv[0] in VERBS else None
+    try:
+        if verb is None and argv and not argv[0].startswith("-"):
+            raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
+        return {None: _search, "search": _search, "train": _train, "sessions": _sessions}[verb](argv)
+    except UserError as e:
+        print(f"raycal: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """Return the parser of a search; a test freezes its flags."""
+    p = _parser("run_search.py", "Search a space for the best model of calcium recordings.")
+    _common(p)
+    p.add_argument("--trials", metavar="N", help="trainings to spend (default 20)")
+    p.add_argument("--objective", metavar="M", help="yardstick on validation blocks, such as nmse; two make a Pareto search")
+    p.add_argument("--sampler", metavar="S", help="tpe, random, gp or nsga2")
+    p.add_argument("--pruner", metavar="P", help="asha, hyperband, median or none")
+    p.add_argument("--workers-per-trial", metavar="N", help="Ray Train workers of one trial")
+    p.add_argument("--gpus-per-trial", metavar="G", help="GPUs of one worker; a fraction shares a GPU")
+    p.add_argument("--max-concurrent", type=_whole, default=0, metavar="N", help="trials at a time (default: what fits)")
+    p.add_argument("--max-minutes", type=_positive, default=0.0, metavar="M", help="stop after this long; resumable")
+    p.add_argument("--address", metavar="A", help="Ray cluster to join (auto); default: a local one")
+    p.add_argument("--storage", metavar="URI", help="where to copy the run, such as s3://bucket/runs")
+    p.add_argument("--list-spaces", action="store_true", help="list the spaces and end")
+    p.add_argument("--resume", metavar="DIR", help="go on with a run, after any end")
+    p.add_argument("--more", type=_whole, default=0, metavar="N", help="with --resume: N trials more")
+    p.add_argument("-v", dest="verbose", action="store_true", help="show Ray's own output")
+    return p
+
+
+def train_parser() -> argparse.ArgumentParser:
+    p = _parser("raycal train", "Train one configuration, without Ray.")
+    _common(p)
+    return p
+
+
+def sessions_parser() -> argparse.ArgumentParser:
+    p = _parser("raycal sessions", "Look at recordings.")
+    p.add_argument("action", choices=["show"], help="show: print a recording and draw it")
+    p.add_argument("paths", nargs="+", metavar="PATH")
+    p.add_argument("--out", metavar="FILE.png", help="where the drawing goes (default: NAME.png beside you)")
+    return p
+
+
+def _common(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--space", metavar="NAME|FILE.py", help="what is searched (--list-spaces)")
+    p.add_argument("--sessions", nargs="+", default=[], metavar="PATH",
+                   help="recordings: files, globs, allen:ID; none: simulated ones")
+    p.add_argument("--epochs", metavar="E", help="length of a full training")
+    p.add_argument("--out", metavar="DIR", help="the run's folder (default runs/SPACE-DATE-N)")
+    p.add_argument("--seed", metavar="S", help="seed of everything random (default 0)")
+    p.add_argument("--device", metavar="D", help="auto, cpu or cuda")
+    p.add_argument("--config", metavar="FILE", help="settings as YAML or JSON, such as a run's config.yaml")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
+                   help="hold one setting (--print-config lists them)")
+    p.add_argument("--print-config", action="store_true", help="print the settings as YAML and end")
+    p.add_argument("-q", dest="quiet", action="store_true", help="print the closing block only")
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:
+            raise UserError(f"{message}\n({self.prog} --help lists the flags)")
+
+    return Parser(prog=prog, description=description, allow_abbrev=False)
+
+
+def _search(argv: list[str]) -> int:
+    from raycal import api
+    from raycal.search import space as spaces
+    from raycal.search.run import Options, run
+
+    args = search_parser().parse_args(argv)
+    if args.list_spaces:
+        print("\n".join(f"{n:<10}{spaces.purpose(n)}" for n in spaces.names()))
+        return 0
+    if args.more and not args.resume:
+        raise UserError("--more: adds trials to a run; name it with --resume DIR")
+    name, sessions, from_file, given = _gather(args)
+    space, config, held = api.configure(name, given, from_file)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    summary = run(space, config, Options(
+        sessions=sessions, out=args.out, resume=args.resume, more=args.more, max_concurrent=args.max_concurrent,
+        max_minutes=args.max_minutes, address=args.address, storage=args.storage, verbose=args.verbose,
+        quiet=args.quiet, held=held))
+    from raycal.report.console import closing
+
+    print(closing(summary))
+    return 0 if summary["best"] else 1
+
+
+def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], dict[str, Any]]:
+    """Return space name, sessions, the settings of the config file and those of the command line."""
+    from raycal.config import parse_set, read_file
+    from raycal.search.folder import config_of
+
+    path = args.config or (config_of(args.resume) if getattr(args, "resume", None) else None)
+    from_file = read_file(path) if path else {}
+    run = {k.removeprefix("run."): from_file.pop(k) for k in [k for k in from_file if k.startswith("run.")]}
+    given = {setting: getattr(args, flag) for flag, setting in SETTINGS.items() if getattr(args, flag, None) is not None}
+    given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
+    given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
+    name = args.space or run.get("space")
+    if not name:
+        from raycal.search import space as spaces
+
+        raise UserError(f"--space is missing: give one of {', '.join(spaces.names())}, such as --space grvq")
+    return name, args.sessions or run.get("sessions") or [], from_file, given
+
+
+def _train(argv: list[str]) -> int:
+    from raycal import api
+
+    args = train_parser().parse_args(argv)
+    name, sessions, from_file, given = _gather(args)
+    _, config, _ = api.configure(name, given, from_file)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+
+    def show(epoch: Any) -> None:
+        if not args.quiet:
+            print(f"epoch {epoch.epoch:4d}  {config.search.objective} {epoch.objective:.4f}  "
+                  f"best {epoch.best_value:.4f} at {epoch.best_epoch}", flush=True)
+
+    from raycal.search.folder import RunFolder
+
+    folder = RunFolder.create(args.out, f"train-{name.removesuffix('.py').rsplit('/', 1)[-1]}").path
+    api.train(config, sessions, out=str(folder), on_epoch=show)
+    print(f"model        {folder}/model.pt\nnext         python -c \"import raycal; print(raycal.load('{folder}'))\"")
+    return 0
+
+
+def _sessions(argv: list[str]) -> int:
+    import pathlib
+
+    from raycal.report.figures import draw_session
+    from raycal.sessions.readers import read
+
+    args = sessions_parser().parse_args(argv)
+    recordings = read(args.paths)
+    if args.out and len(recordings) > 1:
+        raise UserError(f"--out {args.out}: one file for {len(recordings)} recordings; leave it out or show one")
+    for session in recordings:
+        picture = pathlib.Path(args.out or f"{session.id}.png")
+        draw_session(session, picture)
+        print(f"{session.summary()}\ndrawn        {picture}")
+    print("next         python run_search.py --space grvq --sessions " + " ".join(args.paths))
+    return 0
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

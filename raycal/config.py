@@ -1,0 +1,261 @@
+"""The typed, frozen tree of settings: every number a run depends on, with its bounds.
+
+Names are dotted paths ("quantizer.codebook_size"); a search space uses the same names for its
+parameters. Precedence: defaults < space < --config FILE < --set key=value.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from raycal.errors import UserError, nearest
+
+
+def setting(default, *, choices=None, low=None, high=None):
+    """Declare a setting with the values it may take; low and high are inclusive."""
+    return field(default=default, metadata={"choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Sessions:
+    mode: str = setting("separate", choices=("separate", "pad", "first_only"))
+    split: str = setting("blocks", choices=("blocks", "file"))
+    rounds: int = setting(3, low=1, high=100)  # one round reads -0.28 where three read +0.38 (ridge R2, worms)
+    train: float = setting(0.6, low=0.05, high=0.95)
+    validation: float = setting(0.2, low=0.02, high=0.9)  # the rest is the sealed test part
+    gap: float = setting(8.0, low=0.0)  # s between parts: more than 4 decay times of GCaMP6s
+    normalize: str = setting("zscore", choices=("zscore", "robust", "minmax", "none"))
+    behavior: tuple[str, ...] = setting(())  # names to decode; empty: all that every session has
+    nan: str = setting("refuse", choices=("refuse", "drop", "mask"))
+    rate: float = setting(0.0, low=0.0)  # Hz, for files that state none; 0 keeps the file's own
+
+
+@dataclass(frozen=True)
+class Windows:
+    length: int = setting(64, low=4, high=4096)  # frames
+    stride: int = setting(8, low=1)  # an epoch draws one of this many training windows, at every offset
+    batch: int = setting(32, low=1, high=65536)
+    noise: float = setting(0.0, low=0.0, high=2.0)  # sd added to normalised training traces
+
+
+@dataclass(frozen=True)
+class Model:
+    family: str = setting("vqvae", choices=("vqvae",))
+    width: int = setting(64, low=4, high=4096)  # channels of the shared core
+    residual_blocks: int = setting(2, low=0, high=32)
+    residual_width: int = setting(32, low=1, high=4096)
+    downsample: int = setting(4, choices=(1, 2, 4, 8))  # frames a code stands for
+    activation: str = setting("gelu", choices=("relu", "gelu", "silu", "elu"))
+    dropout: float = setting(0.0, low=0.0, high=0.9)
+    behavior_width: int = setting(64, low=1, high=4096)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    type: str = setting("ema", choices=("vq", "ema", "grvq"))
+    codebook_size: int = setting(128, low=2, high=65536)
+    code_dim: int = setting(32, low=1, high=1024)
+    groups: int = setting(1, low=1, high=64)  # grouped types only
+    levels: int = setting(1, low=1, high=32)  # residual types only
+    decay: float = setting(0.95, low=0.0, high=0.9999)
+    commitment: float = setting(0.25, low=0.0, high=100.0)
+    revive: float = setting(1.0, low=0.0)  # a code whose moving count falls below is reseeded; 0: never
+    init: str = setting("kmeans", choices=("kmeans", "batch", "normal"))
+
+
+@dataclass(frozen=True)
+class Loss:
+    behavior: float = setting(0.1, low=0.0, high=100.0)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = setting("adamw", choices=("adamw", "adam", "sgd"))
+    lr: float = setting(1e-3, low=1e-8, high=10.0)
+    weight_decay: float = setting(1e-4, low=0.0, high=10.0)
+    schedule: str = setting("cosine", choices=("constant", "cosine", "step", "plateau"))
+    warmup: float = setting(0.05, low=0.0, high=0.9)  # share of the steps
+    final: float = setting(0.05, low=0.0, high=1.0)  # share of lr that cosine and plateau end at
+    clip: float = setting(1.0, low=0.0)  # gradient norm; 0: never
+    accumulate: int = setting(1, low=1, high=1024)
+    ema: float = setting(0.0, low=0.0, high=0.99999)  # decay of the averaged weights; 0: none
+
+
+@dataclass(frozen=True)
+class Training:
+    epochs: int = setting(27, low=1, high=1_000_000)
+    patience: int = setting(0, low=0)  # epochs without a better objective; 0: never stop
+    seed: int = setting(0, low=0, high=2**31 - 1)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("float32", choices=("float32", "bf16", "fp16"))
+    workers: int = setting(1, low=1, high=1024)  # Ray Train workers a trial
+    gpus: float = setting(0.0, low=0.0)  # GPUs a worker
+    epoch_limit: float = setting(1800.0, low=1.0)  # s; an epoch over it ends the trial
+
+
+@dataclass(frozen=True)
+class Search:
+    trials: int = setting(20, low=1)
+    objective: str = setting("nmse")
+    rate_limit: float = setting(0.0, low=0.0)  # bits/s of recording; 0: that of the default configuration
+    sampler: str = setting("tpe", choices=("tpe", "random", "gp", "nsga2"))
+    pruner: str = setting("asha", choices=("asha", "hyperband", "median", "none"))
+    warm_start: str = setting("")  # folder of another run, whose best configurations are tried first
+    keep: int = setting(5, low=1)  # finished trials whose checkpoint is kept
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a training; immutable, comparable, complete."""
+
+    sessions: Sessions = Sessions()
+    windows: Windows = Windows()
+    model: Model = Model()
+    quantizer: Quantizer = Quantizer()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    search: Search = Search()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def replace(self, values: Mapping[str, Any]) -> Config:
+        """Return a copy with the dotted names changed; raise UserError on an unknown name or a bad value."""
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            declared, hint = _declared(name)
+            section, leaf = name.split(".")
+            changed.setdefault(section, {})[leaf] = _coerce(name, value, hint, declared.metadata)
+        return dataclasses.replace(
+            self, **{s: dataclasses.replace(getattr(self, s), **v) for s, v in changed.items()})
+
+    def get(self, name: str) -> Any:
+        """Return the value of a dotted name."""
+        _declared(name)
+        section, leaf = name.split(".")
+        return getattr(getattr(self, section), leaf)
+
+    def flat(self) -> dict[str, Any]:
+        """Return {dotted name: value} of every setting, in declaration order; tuples become lists."""
+        return {f"{s}.{k}": list(v) if isinstance(v, tuple) else v
+                for s, group in dataclasses.asdict(self).items() for k, v in group.items()}
+
+    def to_yaml(self) -> str:
+        import yaml
+
+        tree: dict[str, dict[str, Any]] = {}
+        for name, value in self.flat().items():
+            section, leaf = name.split(".")
+            tree.setdefault(section, {})[leaf] = value
+        return yaml.safe_dump(tree, sort_keys=False)
+
+    def gpu_wanted(self) -> bool:
+        return self.training.gpus > 0 or self.training.device == "cuda"
+
+
+def names() -> list[str]:
+    """Return every dotted name."""
+    return list(Config().flat())
+
+
+def read_file(path: str | pathlib.Path) -> dict[str, Any]:
+    """Read settings from YAML or JSON: {dotted name: value}; sections may also be nested."""
+    import yaml
+
+    path = pathlib.Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file; give a YAML or JSON file of settings "
+                        "(--print-config prints one)") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UserError(f"--config {path}: cannot be read as YAML or JSON ({str(e).splitlines()[0]})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"--config {path}: holds a {type(tree).__name__}, not settings such as 'optimizer: {{lr: 0.001}}'")
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return flat
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """Parse "key=value"; the value is read as YAML, so numbers, lists and words need no quotes."""
+    import yaml
+
+    name, sep, value = text.partition("=")
+    if not sep or not name:
+        raise UserError(f"--set {text!r}: write it as key=value, such as --set optimizer.lr=0.001")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name.strip(), value
+
+
+def _declared(name: str):
+    sections = get_type_hints(Config)
+    section, _, leaf = name.partition(".")
+    if section in sections:
+        for f in dataclasses.fields(sections[section]):
+            if f.name == leaf:
+                return f, get_type_hints(sections[section])[leaf]
+    raise UserError(f"unknown setting {name!r}{nearest(name, names())} (--print-config lists all)")
+
+
+def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """Return value as the declared type, or raise naming the value and what is allowed."""
+    wanted = {int: "a whole number", float: "a number", str: "a word"}.get(hint, "a list of names")
+    original = value
+    if hint not in (int, float, str):
+        value = tuple(value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            raise UserError(f"{name}={original!r}: must be {wanted}, such as [velocity, head_angle]")
+        return tuple(v.strip() for v in value if v.strip())
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, hint) or isinstance(value, bool):
+        raise UserError(f"{name}={original!r}: must be {wanted}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={original!r}: must be finite")
+    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+    if choices and value not in choices:
+        hint_text = nearest(value, choices) if isinstance(value, str) else ""
+        raise UserError(f"{name}={original!r}: must be one of {', '.join(map(str, choices))}{hint_text}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{name}={original!r}: must be {bounds}")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Refuse combinations that no model or cluster can run."""
+    s, q, t = config.sessions, config.quantizer, config.training
+    if s.train + s.validation >= 1.0:
+        raise UserError(f"sessions.train={s.train} + sessions.validation={s.validation}: must leave a share "
+                        "for the test part; make their sum less than 1")
+    if q.type == "grvq" and q.code_dim % q.groups:
+        raise UserError(f"quantizer.code_dim={q.code_dim} cannot be cut into quantizer.groups={q.groups} equal "
+                        f"parts; use a multiple, such as {q.groups * max(1, round(q.code_dim / q.groups))}")
+    if config.windows.length < config.model.downsample:
+        raise UserError(f"windows.length={config.windows.length} is shorter than the {config.model.downsample} frames "
+                        "of one code; lengthen it or lower model.downsample")
+    if t.gpus > 0 and t.workers > 1 and t.gpus != int(t.gpus):
+        raise UserError(f"training.gpus={t.gpus} with training.workers={t.workers}: a fraction of a GPU serves one "
+                        "worker only; give whole GPUs or --workers-per-trial 1")
+    if t.device == "cpu" and t.gpus > 0:
+        raise UserError(f"training.device=cpu with training.gpus={t.gpus}: drop one of the two")
+    if t.precision == "fp16" and t.device == "cpu":
+        raise UserError("training.precision=fp16 with training.device=cpu: use float32 or bf16 on a CPU")

@@ -1,0 +1,147 @@
+"""What a search shows while it runs, and the closing block: rich on a terminal, one line a trial elsewhere."""
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from optuna.trial import TrialState
+
+
+class Progress:
+    """Counts running, done, stopped early and failed trials; best so far beside the default; time left."""
+
+    def __init__(self, total: int, done: int, objective: str, minimize: bool, slots: int, quiet: bool = False,
+                 deadline: float | None = None):
+        from rich.console import Console
+
+        self.console = Console(quiet=quiet, highlight=False)
+        self._total, self._before, self._objective, self._sign = total, done, objective, 1.0 if minimize else -1.0
+        self._slots, self._deadline = slots, deadline
+        self._began = time.monotonic()
+        self._running: dict[int, int] = {}
+        self._ends: Counter[str] = Counter()
+        self._best: tuple[float, int] | None = None
+        self._default: float | None = None
+        self._live = None
+        self.note = "starting workers"
+
+    @staticmethod
+    def printer(quiet: bool):
+        """Return what prints a line before the display stands."""
+        from rich.console import Console
+
+        console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        return lambda text: console.print(text, markup=False)
+
+    def __enter__(self) -> Progress:
+        from rich.live import Live
+
+        if self.console.is_terminal and not self.console.quiet:
+            self._live = Live(get_renderable=self._line, console=self.console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self._live.stop()
+
+    def seen(self, number: int, value: float | None) -> None:
+        """Take over a trial that an earlier start of the run finished."""
+        self._rank(number, value)
+
+    def say(self, text: str) -> None:
+        """Print a line above the live display."""
+        (self._live.console if self._live else self.console).print(text, markup=False)
+
+    def on_start(self, number: int, config: Any) -> None:
+        self._running[number] = 0
+        self.note = ""
+
+    def on_epoch(self, number: int, event: dict[str, Any]) -> None:
+        self._running[number] = event["epoch"]
+        if number == 0:
+            self._default = event["best_value"]
+
+    def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
+        self._running.pop(number, None)
+        kind = {TrialState.COMPLETE: "done", TrialState.FAIL: "failed"}.get(trial.state, "stopped early")
+        self._ends[kind] += 1
+        value = trial.values[0] if trial.values else None
+        better = self._rank(number, value)
+        reason = trial.user_attrs.get("reason", "")
+        shown = f"{self._objective} {value:.4f} at epoch {trial.user_attrs['best_epoch']}" if value is not None else \
+            (f"{reason or kind} at epoch {trial.user_attrs.get('epochs', 0)}")
+        mark = "  (default)" if number == 0 else "  best so far" if better else ""
+        self.say(f"trial {number:3d}  {shown}  {trial.user_attrs['seconds']:.1f} s{mark}")
+        if trial.state == TrialState.FAIL:
+            self.say(trial.user_attrs.get("message", "").rstrip())
+
+    def _rank(self, number: int, value: float | None) -> bool:
+        if number == 0 and value is not None:
+            self._default = value
+        if value is not None and (self._best is None or self._sign * value < self._sign * self._best[0]):
+            self._best = (value, number)
+            return True
+        return False
+
+    def _line(self) -> str:
+        finished = self._before + sum(self._ends.values())
+        best = f"best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "best -"
+        default = f"default {self._default:.4f}" if self._default is not None else "default -"
+        return (f"running {len(self._running)}  done {self._ends['done']}  stopped early {self._ends['stopped early']}  "
+                f"failed {self._ends['failed']}  of {self._total}   {self._objective} {best}, {default}   "
+                f"{self._left(finished)}{('  ' + self.note) if self.note else ''}")
+
+    def _left(self, finished: int) -> str:
+        elapsed, here = time.monotonic() - self._began, finished - self._before
+        if not here:
+            return f"{elapsed:.0f} s so far"
+        left = elapsed / here * (self._total - finished)
+        if self._deadline is not None:
+            left = min(left, max(0.0, self._deadline - time.monotonic()))
+        return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
+
+
+def closing(summary: dict[str, Any]) -> str:
+    """Return the last block of a search: winner beside default, where the run is, what to run next."""
+    best, default, counts = summary["best"], summary["default"], summary["trials"]
+    folder, interrupted = summary["folder"], summary["interrupted"]
+    lines = [f"{counts['complete']} trials complete, {counts['pruned']} stopped early, {counts['failed']} failed "
+             f"in {summary['seconds']:.0f} s"]
+    if best is None:
+        lines += ["no trial completed, so there is no winner"]
+    else:
+        lines += [_row("", "winner", "default"), *_rows(best, default, summary)]
+    lines += [f"run          {folder}"]
+    if best is not None:
+        lines += [f"best model   {folder}/best   (raycal.load)"]
+    lines += [f"TensorBoard  tensorboard --logdir {folder}",
+              f"next         python run_search.py --resume {folder}" + ("" if interrupted else " --more 20")]
+    if best is not None and not interrupted:
+        lines += ["             these are validation figures of one seed each, chosen as the best of many"]
+    return "\n".join(lines)
+
+
+def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[str, Any]) -> list[str]:
+    """Return the table's rows: the objective, the standard metrics of both, and ridge beside them."""
+    other = default["metrics"] if default else {}
+    rows = [_row("trial", f"{best['number']} (epoch {best['epoch']})",
+                 f"{default['number']} (epoch {default['epoch']})" if default else "-")]
+    for key, label in (("val/nmse", "NMSE"), ("val/r", "correlation"), ("val/behavior_r2", "behaviour R2"),
+                       ("val/bits_per_second", "bits/s, measured"), ("val/usage", "codebook usage")):
+        if key in best["metrics"]:
+            rows.append(_row(label, _number(best["metrics"][key]), _number(other.get(key))))
+    for name, figures in list(summary.get("ridge", {}).items())[:4]:
+        model = best["metrics"].get(f"val/behavior_r2/{name}")
+        rows.append(_row(f"  {name[:16]}", _number(model), _number(other.get(f"val/behavior_r2/{name}")))
+                    + f"   ridge on raw traces {figures['r2']:.3f}, shifted (null) {figures['null']:.3f}")
+    return rows
+
+
+def _row(label: str, first: str, second: str) -> str:
+    return f"{label:<18}{first:>14}{second:>16}".rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or isinstance(value, str) else f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"

@@ -1,0 +1,105 @@
+"""TensorBoard: one event file a trial, with HParams, every metric of every epoch, pictures and histograms.
+
+The experiment summary that HParams reads its columns from names every parameter of the space,
+conditional ones included, and the best value of a trial, not its last; it stands in the first
+trial's file.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+COLUMNS = ("val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
+
+
+class TensorBoard:
+    """Listens to a search and writes what TensorBoard shows; folder(number) is a trial's folder."""
+
+    def __init__(self, folder, distributions: Mapping[str, Any], objective: str, params):
+        self._folder, self._objective, self._params = folder, objective, params
+        self._distributions = distributions
+        self._writers: dict[int, Any] = {}
+        self._extras: dict[int, dict[str, Any]] = {}
+        self._described = False
+
+    def on_start(self, number: int, config: Any) -> None:
+        from tensorboardX import SummaryWriter
+        from tensorboardX.summary import hparams
+
+        writer = SummaryWriter(str(self._folder(number)), flush_secs=5, write_to_disk=True)
+        self._writers[number] = writer
+        params = self._params(number)
+        samples = {**{name: _sample(d) for name, d in self._distributions.items()}, **params}
+        columns = {f"best/{key.removeprefix('val/')}": 0.0 for key in COLUMNS}
+        experiment, _, _ = hparams(samples, {"best/objective": 0.0, **columns})
+        _, start, _ = hparams({k: _shown(v) for k, v in params.items()}, {})
+        if number == 0 or not self._described:
+            writer.file_writer.add_summary(experiment)
+            self._described = True
+        writer.file_writer.add_summary(start)
+
+    def on_epoch(self, number: int, event: dict[str, Any]) -> None:
+        writer = self._writers[number]
+        for key, value in event["metrics"].items():
+            if isinstance(value, (int, float)):
+                writer.add_scalar(key, value, event["epoch"])
+        writer.add_scalar("objective", event["objective"], event["epoch"])
+        if event["extras"]:
+            self._extras[number] = event["extras"]
+
+    def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
+        from tensorboardX.summary import hparams
+
+        writer, extras = self._writers.pop(number), self._extras.pop(number, {})
+        epoch, metrics = trial.user_attrs["best_epoch"], trial.user_attrs["metrics"]
+        for key in COLUMNS:
+            if isinstance(metrics.get(key), (int, float)):
+                writer.add_scalar(f"best/{key.removeprefix('val/')}", metrics[key], epoch)
+        if isinstance(metrics.get(self._objective), (int, float)):
+            writer.add_scalar("best/objective", metrics[self._objective], epoch)
+        if "examples" in extras:
+            writer.add_image("reconstruction", _picture(extras["examples"]), epoch)
+        for codebook, counts in enumerate(extras.get("counts", ())):
+            add_counts(writer, f"codebook/{codebook}", np.asarray(counts), epoch)
+        writer.file_writer.add_summary(hparams({}, {})[2])
+        writer.close()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
+    """Write how often each code was used as a histogram whose bins are the codes, at most 64 of them."""
+    edges = np.unique(np.linspace(0, len(counts), min(64, len(counts)) + 1).astype(int))
+    bins = np.add.reduceat(counts, edges[:-1])
+    codes = np.arange(len(counts))
+    total = max(int(counts.sum()), 1)
+    writer.add_histogram_raw(tag, min=0, max=len(counts) - 1, num=total, sum=float((codes * counts).sum()),
+                             sum_squares=float((codes.astype(float) ** 2 * counts).sum()),
+                             bucket_limits=[float(e) for e in edges[1:]], bucket_counts=[float(b) for b in bins],
+                             global_step=step)
+
+
+def _picture(examples: Mapping[str, Any]) -> np.ndarray:
+    """Draw example windows beside their reconstruction as an image (3, H, W) in 0..1."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from raycal.report.figures import draw_reconstruction
+
+    canvas = FigureCanvasAgg(draw_reconstruction(examples))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1) / 255.0
+
+
+def _sample(distribution: Any) -> Any:
+    return _shown(distribution.choices[0] if hasattr(distribution, "choices") else distribution.low)
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, (str, bool, int, float)) else str(value)
+
+

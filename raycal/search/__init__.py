@@ -1,0 +1,1 @@
+"""The search: slots of Ray Train workers, the Optuna study as the one record, Tune between them."""

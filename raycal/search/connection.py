@@ -1,0 +1,108 @@
+"""Ray for a search: a local instance of its own or a cluster by address, quiet, with the slots that fit."""
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from raycal.config import Config
+from raycal.errors import UserError
+
+# Train's defaults cost seconds a slot: a 2 s controller poll, a preemption watcher, metrics, a patched print.
+TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+                     "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+                     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+                     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0"}
+DRIVER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+                      "RAY_AIR_NEW_OUTPUT": "0", "TUNE_RESULT_BUFFER_LENGTH": "1", "RAY_DEDUP_LOGS": "0",
+                      "TUNE_WARN_THRESHOLD_S": "30", "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+                      "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many slots fit, and what each takes."""
+
+    count: int
+    workers: int
+    resources: dict[str, float]  # a worker
+    use_gpu: bool
+
+
+def connect(config: Config, address: str | None = None, verbose: bool = False, temp_dir: str | None = None) -> bool:
+    """Start or join Ray; return True when this process started it and is to end it."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    environment = {**DRIVER_ENVIRONMENT, **TRAIN_ENVIRONMENT}
+    for key, value in environment.items():
+        os.environ.setdefault(key, value)
+    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
+    if not verbose:
+        hush()
+    if address:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
+        except (ConnectionError, ValueError) as e:
+            raise UserError(f"--address {address}: no Ray cluster answers there ({str(e).splitlines()[0]}); "
+                            "start one with ray up, or leave --address out for a local one") from None
+        return True
+    workers = config.training.workers
+    cores = os.cpu_count() or 1
+    # A slot may have more workers than there are cores (num_cpus is logical); the pool itself takes none.
+    ray.init(num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
+    return True
+
+
+def slots(config: Config, trials: int, max_concurrent: int = 0, local: bool = True) -> Slots:
+    """Return the slots that the resources of the connected Ray hold; raise UserError when none fits."""
+    import ray
+
+    training = config.training
+    have = ray.cluster_resources()
+    gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 1.0)
+    per_worker = training.gpus or (1.0 if gpus and training.device != "cpu" else 0.0)
+    if config.gpu_wanted() and not gpus:
+        raise UserError(f"--gpus-per-trial {training.gpus or 1:g} (device {training.device}): this "
+                        f"{'machine' if local else 'cluster'} has no GPU that Ray sees; "
+                        "check nvidia-smi, or run with --device cpu")
+    if per_worker * training.workers > gpus:
+        raise UserError(f"--gpus-per-trial: {training.workers} workers x {per_worker:g} GPUs a trial, but "
+                        f"{gpus:g} are there; ask for fewer")
+    fit = int(gpus / (per_worker * training.workers)) if per_worker else \
+        int(((os.cpu_count() or 1) if local else cpus) // training.workers)
+    if local and not per_worker and fit < 1:
+        fit = 1  # more workers than cores on one machine: slower, but it runs
+    if fit < 1:
+        raise UserError(f"--workers-per-trial {training.workers}: the cluster has {cpus:g} CPUs; ask for fewer workers")
+    count = max(1, min(fit, trials, max_concurrent or fit))
+    resources = {"CPU": 1.0, **({"GPU": per_worker} if per_worker else {})}
+    return Slots(count, training.workers, resources, bool(per_worker))
+
+
+def hush() -> None:
+    """Keep Ray's, Tune's and Optuna's chatter off the console."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
+
+
+def remove_groups(groups: list[str]) -> None:
+    """Remove placement groups by id: those a worker group that was killed has left behind."""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    table = placement_group_table()
+    for group in groups:
+        if table.get(group, {}).get("state") not in (None, "REMOVED"):
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+    del ray

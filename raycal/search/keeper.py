@@ -1,0 +1,84 @@
+"""Keeps what a finished trial leaves: best/, the leaderboard, the summary, and only the checkpoints worth their disk."""
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from raycal.config import Config
+from raycal.report.leaderboard import leaderboard, summary
+from raycal.search.folder import RunFolder, write_atomically
+from raycal.search.study import best_trial
+
+
+class Keeper:
+    """Listens to a search; after every trial the run folder is complete, as if the search ended there."""
+
+    def __init__(self, folder: RunFolder, study: optuna.Study, facts: Mapping[str, Any], keep: int,
+                 after: Callable[[], None] = lambda: None):
+        self._folder, self._study, self._facts, self._keep, self._after = folder, study, dict(facts), keep, after
+        self._began, self._before = time.monotonic(), float(facts.get("seconds", 0.0))
+
+    def on_start(self, number: int, config: Config) -> None:
+        folder = self._folder.trial(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", config.to_yaml())
+
+    def on_epoch(self, number: int, event: dict[str, Any]) -> None: ...
+
+    def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
+        write_atomically(self._folder.trial(number) / "metrics.json",
+                         json.dumps({"trial": number, "state": trial.state.name.lower(), **trial.user_attrs}, indent=1))
+        best = best_trial(self._study)
+        if best is not None and best.number == number:
+            self._folder.replace_folder(self._folder.trial(number), "best")
+        self._discard()
+        self.write()
+        self._after()
+
+    def add(self, facts: Mapping[str, Any]) -> None:
+        self._facts.update(facts)
+
+    def write(self) -> dict[str, Any]:
+        """Write leaderboard.csv, summary.json and, on a Pareto study, pareto/; return the summary."""
+        self._facts["seconds"] = round(self._before + time.monotonic() - self._began, 3)
+        whole = summary(self._study, self._facts)
+        write_atomically(self._folder.path / "leaderboard.csv", leaderboard(self._study))
+        write_atomically(self._folder.path / "summary.json", json.dumps(whole, indent=1))
+        if len(self._study.directions) > 1:
+            self._write_front()
+        return whole
+
+    def _discard(self) -> None:
+        """Drop the weights of finished trials that are neither among the best nor the default nor on the front."""
+        kept = {0, *(t.number for t in self._ranked()[:self._keep])}
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                folder = self._folder.trial(trial.number)
+                (folder / "checkpoint.pt").unlink(missing_ok=True)
+                if trial.number not in kept:
+                    (folder / "model.pt").unlink(missing_ok=True)
+
+    def _ranked(self) -> list[optuna.trial.FrozenTrial]:
+        if len(self._study.directions) > 1:
+            return self._study.best_trials
+        sign = 1.0 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
+        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        return sorted(complete, key=lambda t: sign * t.value)
+
+    def _write_front(self) -> None:
+        best = best_trial(self._study)
+        root = self._folder.path / "pareto"
+        root.mkdir(exist_ok=True)
+        front = {f"{t.number:04d}" for t in self._study.best_trials if best and t.number != best.number}
+        for stale in {p.name for p in root.iterdir()} - front:
+            shutil.rmtree(root / stale)
+        for name in front - {p.name for p in root.iterdir()}:
+            source = pathlib.Path(self._folder.path / "trials" / name)
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("events.*", "checkpoint.pt"))

@@ -1,0 +1,208 @@
+"""A search space: base settings, the function that proposes, and what follows from both.
+
+A space is a Python module with
+
+    BASE: raycal.config.Config                      the default configuration, always trial 0
+    def propose(trial, base) -> Config              suggests under dotted names of settings, returns a changed copy
+    FIRST: list of {setting: value}                 optional: further points to try first
+
+`--space NAME` imports it from the package search_spaces, `--space FILE.py` loads a file.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pathlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from raycal.config import Config
+from raycal.errors import UserError, nearest
+
+LENGTH = "windows.length"
+
+
+@dataclass(frozen=True)
+class Space:
+    """A loaded space; `limits` narrow a parameter from above, `fixed` are settings the user holds."""
+
+    name: str
+    base: Config
+    function: Callable[[Any, Config], Config]
+    first: tuple[Mapping[str, Any], ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""  # what --space was given
+
+    def propose(self, trial: Any) -> Config:
+        """Return the configuration of an optuna trial (or of anything with its suggest methods)."""
+        return self.function(_Narrowed(trial, self.limits, self.fixed), self.base)
+
+    def default(self) -> dict[str, Any]:
+        """Return the parameters of trial 0: what the base settings hold for every suggested name."""
+        probe = _Default(self.base)
+        self.propose(probe)
+        return probe.params
+
+    def draw(self, rng) -> tuple[dict[str, Any], Config]:
+        """Return one random configuration and its parameters; rng is a numpy Generator."""
+        probe = _Random(rng)
+        return probe.params, self.propose(probe)
+
+    def distributions(self, rng, draws: int = 200) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Return every parameter that some draw suggests, conditional ones included."""
+        found: dict[str, optuna.distributions.BaseDistribution] = {}
+        for _ in range(draws):
+            probe = _Random(rng)
+            self.propose(probe)
+            found.update(probe.distributions)
+        return found
+
+    def conditional(self, rng, draws: int = 64) -> bool:
+        """Say whether some parameters are suggested only for some values of others."""
+        return len({frozenset(self.draw(rng)[0]) for _ in range(draws)}) > 1
+
+    def longest_window(self, rng) -> int:
+        """Return the largest window length, in frames, that the space may propose."""
+        return max([self.base.windows.length, *(self.draw(rng)[1].windows.length for _ in range(200))])
+
+
+def names() -> list[str]:
+    """Return the names of the spaces that are installed."""
+    import search_spaces
+
+    return sorted(m.name for m in pkgutil.iter_modules(search_spaces.__path__))
+
+
+def purpose(name: str) -> str:
+    """Return the first line of a space's docstring."""
+    return (importlib.import_module(f"search_spaces.{name}").__doc__ or "").strip().splitlines()[0]
+
+
+def load(name: str) -> Space:
+    """Load a space by name or by file; raise UserError when there is none or it is not one."""
+    if name.endswith(".py"):
+        module = _from_file(pathlib.Path(name))
+    elif name in names():
+        module = importlib.import_module(f"search_spaces.{name}")
+    else:
+        raise UserError(f"--space {name!r}: no such space{nearest(name, names())}\n"
+                        f"installed: {', '.join(names())}; or give a file, such as --space my_space.py")
+    base, function = getattr(module, "BASE", None), getattr(module, "propose", None)
+    if not isinstance(base, Config) or not callable(function):
+        raise UserError(f"--space {name}: a space needs BASE (a raycal.Config) and a function propose(trial, base)")
+    space = Space(pathlib.Path(name).stem, base, function, tuple(getattr(module, "FIRST", ())),
+                  source=str(pathlib.Path(name).resolve()) if name.endswith(".py") else name)
+    try:
+        space.default()
+    except UserError as e:
+        raise UserError(f"--space {name}: its default configuration does not stand: {e}") from None
+    return space
+
+
+def _from_file(path: pathlib.Path):
+    if not path.is_file():
+        raise UserError(f"--space {path}: no such file; installed spaces: {', '.join(names())}")
+    spec = importlib.util.spec_from_file_location(f"raycal_space_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(f"--space {path}: cannot be imported: {type(e).__name__}: {e}") from e
+    return module
+
+
+class _Narrowed:
+    """A trial whose suggestions stay below the limits; names the user fixed are not suggested at all."""
+
+    def __init__(self, trial: Any, limits: Mapping[str, float], fixed: Mapping[str, Any]):
+        self._trial, self._limits, self._fixed = trial, limits, fixed
+        self._held: dict[str, Any] = {}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {**self._trial.params, **self._held}
+
+    def suggest_categorical(self, name: str, choices):
+        if name in self._fixed:
+            return self._hold(name)
+        limit = self._limits.get(name)
+        if limit is not None:
+            choices = [c for c in choices if c <= limit] or [int(limit)]
+        return self._trial.suggest_categorical(name, list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, **options):
+        if name in self._fixed:
+            return self._hold(name)
+        high = int(min(high, self._limits.get(name, high)))
+        return self._trial.suggest_int(name, min(low, high), high, **options)
+
+    def suggest_float(self, name: str, low: float, high: float, **options):
+        if name in self._fixed:
+            return self._hold(name)
+        high = min(high, self._limits.get(name, high))
+        return self._trial.suggest_float(name, min(low, high), high, **options)
+
+    def _hold(self, name: str):
+        self._held[name] = self._fixed[name]
+        return self._fixed[name]
+
+
+class _Probe:
+    """What a proposing function sees of a trial, answered by `_pick` and remembered."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+
+    def suggest_categorical(self, name: str, choices):
+        return self._answer(name, optuna.distributions.CategoricalDistribution(tuple(choices)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False):
+        return self._answer(name, optuna.distributions.IntDistribution(low, high, log, step))
+
+    def suggest_float(self, name: str, low: float, high: float, *, step=None, log: bool = False):
+        return self._answer(name, optuna.distributions.FloatDistribution(low, high, log, step))
+
+    def _answer(self, name: str, distribution):
+        if name not in self.params:
+            self.params[name] = self._pick(name, distribution)
+            self.distributions[name] = distribution
+        return self.params[name]
+
+
+class _Default(_Probe):
+    def __init__(self, base: Config):
+        super().__init__()
+        self._base = base
+
+    def _pick(self, name: str, distribution):
+        value = self._base.get(name)
+        if not distribution._contains(distribution.to_internal_repr(value)):
+            raise UserError(f"{name}={value!r} of the base settings lies outside the range it is searched in; "
+                            "widen the range, or hold it with --set")
+        return value
+
+
+class _Random(_Probe):
+    def __init__(self, rng):
+        super().__init__()
+        self._rng = rng
+
+    def _pick(self, name: str, distribution):
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            return distribution.choices[int(self._rng.integers(len(distribution.choices)))]
+        from math import exp, log
+
+        low, high = distribution.low, distribution.high
+        value = exp(self._rng.uniform(log(low), log(high))) if distribution.log else self._rng.uniform(low, high)
+        if isinstance(distribution, optuna.distributions.IntDistribution):
+            steps = round((value - low) / distribution.step)
+            return int(min(high, low + steps * distribution.step))
+        return float(value)

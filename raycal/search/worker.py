@@ -1,0 +1,183 @@
+"""What a Ray Train worker of a slot does for as long as it lives: take a job, train it, post its epochs."""
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+SAVE_EVERY = 10.0  # s between checkpoints of a running trial; its last and best state are always written
+
+
+def worker_loop(settings: dict[str, Any]) -> None:
+    """train_loop_per_worker of a slot."""
+    import ray.train
+    import torch
+
+    torch.set_num_threads(settings["threads"])  # 2 workers x 1 thread do 1.4x the steps of 1 x 2, 8x on a busy machine
+    context = ray.train.get_context()
+    link = _Link(settings["pool"], settings["slot"], context.get_world_rank(), context.get_world_size())
+    watchdog = _Watchdog(link)
+    datasets: dict[str, Any] = {}
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports torch._dynamo (1.4 s) while sessions are read
+    link.enlist()
+    while (job := link.next_job()) is not None:
+        _run(link, watchdog, job, datasets)
+
+
+def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any]) -> None:
+    """Train one job to its end or until it is released."""
+    try:
+        epochs = _epochs(link, job, datasets)
+        while link.proceed(link.reported + 1):
+            with watchdog.limit(job["limit"]):
+                epoch = next(epochs)
+            link.post_epoch(epoch)
+            if epoch.done:
+                break
+        epochs.close()
+    except Exception as e:
+        link.post({"kind": _kind(e), "message": "".join(traceback.format_exception(type(e), e, e.__traceback__)),
+                   "memory": _peak_memory()})
+        # Peers may hang in a collective, and a CUDA context is broken after an error: let Train start the group anew.
+        if link.world > 1 or "CUDA error" in str(e):
+            raise
+
+
+def _epochs(link: _Link, job: dict[str, Any], datasets: dict[str, Any]):
+    """Return the trainer's generator, resumed from the trial's checkpoint where there is one."""
+    import functools
+
+    from raycal.config import Config
+    from raycal.sessions import store
+    from raycal.training import checkpoint
+
+    dataset = store.get(job["dataset"], datasets)
+    config = Config().replace(job["config"])
+    path = os.path.join(job["folder"], "checkpoint.pt")
+    resume = checkpoint.load(path) if os.path.exists(path) else None
+    save = functools.partial(_Saver(job["folder"]).save) if link.rank == 0 else None
+    epochs = job["trainer"](config, dataset, resume=resume, rank=link.rank, world=link.world, save=save)
+    return _after(epochs, link.reported)
+
+
+def _after(epochs, reported: int):
+    """Pass over the epochs Tune already has: a checkpoint may be older than the last report."""
+    for epoch in epochs:
+        if epoch.epoch > reported or epoch.done:
+            yield epoch
+
+
+class _Saver:
+    """Writes the state of a running trial: at once when it ends, else every few seconds."""
+
+    def __init__(self, folder: str):
+        self._folder, self._last = folder, time.monotonic()
+
+    def save(self, state: dict[str, Any]) -> None:
+        from raycal.training import checkpoint
+
+        if state["done"]:
+            os.makedirs(self._folder, exist_ok=True)
+            checkpoint.save(os.path.join(self._folder, "model.pt"), checkpoint.export(state))
+        elif time.monotonic() - self._last >= SAVE_EVERY:
+            os.makedirs(self._folder, exist_ok=True)
+            checkpoint.save(os.path.join(self._folder, "checkpoint.pt"), state)
+            self._last = time.monotonic()
+
+
+class _Link:
+    """This worker's line to the pool; rank 0 talks, the other ranks hear through torch.distributed."""
+
+    def __init__(self, pool, slot: int, rank: int, world: int):
+        self._pool, self._slot, self.rank, self.world = pool, slot, rank, world
+        self._seq, self.reported = -1, 0
+
+    def _call(self, method: str, *args):
+        import ray
+
+        return ray.get(getattr(self._pool, method).remote(*args))
+
+    def _share(self, value):
+        if self.world == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def enlist(self) -> None:
+        import ray
+
+        context, group = ray.get_runtime_context(), ray.util.get_current_placement_group()
+        self._call("enlist", self._slot, self.rank,
+                   {"actor": context.current_actor, "pid": os.getpid(), "node": context.get_node_id(),
+                    "group": group.id.hex() if group else None})
+
+    def next_job(self) -> dict[str, Any] | None:
+        job = self._call("next_job", self._slot, self._seq) if self.rank == 0 else None
+        seq = self._share(job["seq"] if job else None)
+        if seq is None:
+            return None
+        if self.rank:
+            job = self._call("job", seq)
+        self._seq, self.reported = seq, job["reported"]
+        return job
+
+    def proceed(self, epoch: int) -> bool:
+        return self._share(self._call("proceed", self._seq, epoch) if self.rank == 0 else None)
+
+    def post_epoch(self, epoch) -> None:
+        self.reported = epoch.epoch
+        self.post({"kind": "epoch", **epoch._asdict()})
+
+    def post(self, event: dict[str, Any]) -> None:
+        if self.rank == 0:
+            self._call("post", self._seq, event)
+
+
+class _Watchdog:
+    """Ends a worker whose epoch is over its limit, after posting where it stood."""
+
+    def __init__(self, link: _Link):
+        self._link, self._deadline, self._limit = link, None, 0.0
+        self._watched = threading.get_ident()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def limit(self, seconds: float) -> _Watchdog:
+        self._limit = seconds
+        return self
+
+    def __enter__(self) -> None:
+        self._deadline = time.monotonic() + self._limit
+
+    def __exit__(self, *_) -> None:
+        self._deadline = None
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(0.5)
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                frames = sys._current_frames()
+                stack = "".join(traceback.format_stack(frames[self._watched])) if self._watched in frames else ""
+                self._link.post({"kind": "hang", "message": f"an epoch took over {self._limit:g} s; it stood at\n{stack}"})
+                os._exit(1)
+
+
+def _kind(error: BaseException) -> str:
+    name, text = type(error).__name__, str(error).lower()
+    return "oom" if name == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text else "error"
+
+
+def _peak_memory() -> int:
+    """Return the peak bytes of this process, or of its GPU where it has one."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
