@@ -1,0 +1,158 @@
+"""A recording whose ground truth is known: latents drive behaviour and rates, rates spikes, spikes calcium.
+
+    simulation = simulate(n_neurons=60, seed=1)
+    simulation.session, simulation.ceiling["running"]
+
+Shapes: T frames, N neurons, L latents.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycal.errors import UserError
+from raycal.sessions.session import MIN_FRAMES, MIN_NEURONS, Session
+
+SMOOTH = (0.5, 1.5)  # s, sd of the Gaussian that smooths a latent: forgotten within the 8 s gap of a split
+DWELL = 3.0  # s a stimulus level lasts
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SPEED, SPEED_NOISE = 12.0, 1.0  # cm/s: running at a latent of 1, and the sd of what the wheel adds
+RATE, RATE_SPREAD, GAIN = 10.0, 0.4, 0.8  # median spikes/s (high: shared dynamics outweigh spiking noise), log spreads
+RISE, DECAY = 0.05, 0.6  # s, double exponential like GCaMP6f in vivo (Chen et al. 2013, doi 10.1038/nature12354)
+SETTLE = 5.0  # s simulated and thrown away, so that calcium starts in its steady state
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A simulated session with everything it was made from.
+
+    ceiling holds, for each behaviour, the R2 of the best linear readout of the true log rates of all neurons at
+    the same frame, times the share of the behaviour that is not sensor noise. It is computed from the
+    loadings and the covariance of what drives them, not fitted. At coupling 1 and with at least L + 1
+    neurons it is the bound that no decoder passes; decoders of calcium, which sees rates through spikes,
+    decay and noise, stay below. At coupling 0 it is 0.
+    """
+
+    session: Session
+    latents: np.ndarray  # (T, L) mean 0, sd 1
+    spikes: np.ndarray  # (T, N) counts a frame
+    rates: np.ndarray  # (T, N) spikes/s
+    clean: np.ndarray  # (T, N) dF/F before noise
+    behavior_clean: np.ndarray  # (T, 2) running (cm/s) and stimulus before sensor noise
+    ceiling: dict[str, float]
+
+
+def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_latents: int = 6, coupling: float = 1.0,
+             noise: float = 0.3, seed: int = 0, id: str | None = None) -> Simulation:
+    """Simulate one session; the same arguments give the same numbers.
+
+    rate: frames/s. coupling: share of the variance of every log rate that latents and behaviour drive, the rest is
+    private to the neuron. noise: sd of the fluorescence noise as a share of the sd of the clean trace; its
+    variance grows with the signal. Raise UserError when a number is out of range.
+    """
+    _check(n_neurons, n_frames, rate, n_latents, coupling, noise)
+    rng = np.random.default_rng(seed)
+    skip = math.ceil(SETTLE * rate)
+    total = n_frames + skip
+    latents = _smooth_noise(rng, total, np.geomspace(*SMOOTH, n_latents) * rate)
+    clean_behavior = np.stack([SPEED * np.maximum(latents[:, -1], 0.0), _stimulus(rng, total, rate)], axis=1)
+    sources = _standardised(np.hstack([latents, clean_behavior]))
+    loadings = _loadings(rng, sources, n_neurons)
+    log_rates = _log_rates(rng, sources @ loadings, coupling, rate)
+    rates = np.exp(GAIN * log_rates + np.log(RATE) + RATE_SPREAD * rng.standard_normal(n_neurons) - GAIN**2 / 2)
+    spikes = rng.poisson(rates / rate)
+    clean = _calcium(rng, spikes, rate)[skip:]
+    behavior = clean_behavior + SPEED_NOISE * rng.standard_normal((total, 1)) * (1.0, 0.0)
+    behavior[:, 0] = np.maximum(behavior[:, 0], 0.0)
+    kept = {"latents": latents[skip:], "spikes": spikes[skip:], "rates": rates[skip:], "clean": clean,
+            "behavior_clean": clean_behavior[skip:]}
+    session = Session.build(
+        id=id or f"simulated-{seed}", traces=_with_noise(rng, clean, noise), rate=rate, behavior=behavior[skip:],
+        behavior_names=("running", "stimulus"), behavior_units=("cm/s", ""), unit="dF/F",
+        neurons=[f"cell {k}" for k in range(n_neurons)],
+        metadata={"latents": n_latents, "coupling": coupling, "noise": noise, "seed": seed},
+        source=f"simulated by raycal, seed {seed}")
+    ceiling = _ceiling(sources, loadings, coupling, clean_behavior[skip:], behavior[skip:])
+    return Simulation(session=session, ceiling=dict(zip(session.behavior_names, ceiling)), **kept)
+
+
+def _check(n_neurons: int, n_frames: int, rate: float, n_latents: int, coupling: float, noise: float) -> None:
+    for name, value, fits, wanted in (
+            ("n_neurons", n_neurons, n_neurons >= MIN_NEURONS, f"at least {MIN_NEURONS}"),
+            ("n_frames", n_frames, n_frames >= MIN_FRAMES, f"at least {MIN_FRAMES}"),
+            ("rate", rate, 0 < rate < math.inf, "a number of frames/s above 0"),
+            ("n_latents", n_latents, n_latents >= 1, "at least 1"),
+            ("coupling", coupling, 0 <= coupling <= 1, "from 0 to 1"),
+            ("noise", noise, 0 <= noise < math.inf, "0 or more")):
+        if not fits:
+            raise UserError(f"simulate: {name}={value}: must be {wanted}")
+
+
+def _smooth_noise(rng: np.random.Generator, n_frames: int, widths: np.ndarray) -> np.ndarray:
+    """Return (T, len(widths)) Gaussian processes, mean 0 and sd 1, each smoothed over its width (sd, frames)."""
+    from scipy.ndimage import gaussian_filter1d
+
+    white = rng.standard_normal((n_frames, len(widths)))
+    return _standardised(np.stack([gaussian_filter1d(column, width, mode="wrap")
+                                   for column, width in zip(white.T, widths)], axis=1))
+
+
+def _stimulus(rng: np.random.Generator, n_frames: int, rate: float) -> np.ndarray:
+    """Return (T,) a level, such as a contrast, drawn anew every DWELL seconds."""
+    dwell = max(1, round(DWELL * rate))
+    return np.repeat(rng.choice(LEVELS, n_frames // dwell + 1), dwell)[:n_frames]
+
+
+def _standardised(columns: np.ndarray) -> np.ndarray:
+    centred = columns - columns.mean(axis=0)
+    spread = centred.std(axis=0)
+    return centred / np.where(spread > 1e-9, spread, 1.0)  # a mouse that never runs drives nothing
+
+
+def _loadings(rng: np.random.Generator, sources: np.ndarray, n_neurons: int) -> np.ndarray:
+    """Return (sources, N) weights, scaled so that what drives each neuron has variance 1."""
+    weights = rng.standard_normal((sources.shape[1], n_neurons))
+    variance = np.einsum("sn,st,tn->n", weights, np.cov(sources.T, bias=True), weights)
+    return weights / np.sqrt(np.maximum(variance, 1e-12))
+
+
+def _log_rates(rng: np.random.Generator, shared: np.ndarray, coupling: float, rate: float) -> np.ndarray:
+    """Return (T, N) of variance 1: the shared drive, and a private one as slow, mixed by variance."""
+    if coupling == 1.0:
+        return shared
+    private = _smooth_noise(rng, len(shared), np.full(shared.shape[1], SMOOTH[0] * rate))
+    return math.sqrt(coupling) * shared + math.sqrt(1.0 - coupling) * private
+
+
+def _calcium(rng: np.random.Generator, spikes: np.ndarray, rate: float) -> np.ndarray:
+    """Return (T, N) dF/F: every spike adds a double exponential that peaks at the neuron's amplitude."""
+    from scipy.signal import lfilter
+
+    slow, fast = math.exp(-1.0 / (DECAY * rate)), math.exp(-1.0 / (RISE * rate))
+    peak_time = math.log(DECAY / RISE) * DECAY * RISE / (DECAY - RISE)
+    peak = math.exp(-peak_time / DECAY) - math.exp(-peak_time / RISE)
+    # exp(-t/DECAY) - exp(-t/RISE) sampled at frames has this z-transform: one exact recursion, no long kernel
+    clean = lfilter([0.0, slow - fast], [1.0, -(slow + fast), slow * fast], spikes, axis=0)
+    return clean * (rng.uniform(0.05, 0.2, spikes.shape[1]) / peak)
+
+
+def _with_noise(rng: np.random.Generator, clean: np.ndarray, noise: float) -> np.ndarray:
+    """Add noise whose variance is half constant and half grows with the signal, like photon shot noise."""
+    mean = np.maximum(clean.mean(axis=0), 1e-12)
+    scale = noise * clean.std(axis=0) * np.sqrt(0.5 + 0.5 * np.maximum(clean, 0.0) / mean)
+    return (clean + scale * rng.standard_normal(clean.shape)).astype(np.float32)
+
+
+def _ceiling(sources: np.ndarray, loadings: np.ndarray, coupling: float, clean: np.ndarray,
+             observed: np.ndarray) -> list[float]:
+    """Return for each behaviour (the last sources) the linear R2 from log rates times the noise-free share."""
+    covariance = np.cov(sources.T, bias=True)
+    shared = math.sqrt(coupling) * loadings.T @ covariance  # (N, sources): covariance of log rates and sources
+    log_rates = coupling * loadings.T @ covariance @ loadings + (1.0 - coupling) * np.eye(loadings.shape[1])
+    explained = np.einsum("ns,ns->s", shared, np.linalg.pinv(log_rates, hermitian=True) @ shared)
+    r2 = np.clip(explained[-clean.shape[1]:], 0.0, 1.0)
+    residual = np.mean((observed - clean) ** 2, axis=0)
+    variance = observed.var(axis=0)
+    return [float(r * max(0.0, 1.0 - e / v)) if v > 0 else 0.0 for r, e, v in zip(r2, residual, variance)]
