@@ -1,0 +1,63 @@
+"""The model families: what each is called, what it is judged by and what it costs in bits.
+
+This module imports no framework, so that a search can be planned without one. A new family is one
+new module and one line of FAMILIES.
+"""
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from raycal.errors import UserError, nearest
+from raycal.models import quantizers
+
+if TYPE_CHECKING:  # config takes its choices from here: importing it now would be circular
+    from torch import nn
+
+    from raycal.config import Config
+
+
+class Family(NamedTuple):
+    module: str  # holds build(config, n_neurons, n_behaviors)
+    objectives: Mapping[str, tuple[str, str]]  # name -> (metric, direction); none holds a searched coefficient
+
+
+FAMILIES = {
+    "vqvae": Family("raycal.models.vqvae", {"nmse": ("val/nmse", "minimize"),
+                                            "correlation": ("val/r", "maximize"),
+                                            "behavior_r2": ("val/behavior_r2", "maximize"),
+                                            "bits_per_second": ("val/bits_per_second", "minimize")}),
+}
+
+
+def build(config: Config, n_neurons: Sequence[int], n_behaviors: int) -> nn.Module:
+    """Return a new model of the configured family for sessions of these neuron counts."""
+    return importlib.import_module(FAMILIES[config.model.family].module).build(config, n_neurons, n_behaviors)
+
+
+def objectives(config: Config) -> tuple[tuple[str, str], ...]:
+    """Return (metric, "minimize" or "maximize") of every name in search.objective; several make a Pareto search.
+
+    Raise UserError where a name is no yardstick; a loss is none, for it holds searched coefficients.
+    """
+    return tuple(_objective(name.strip(), config.model.family) for name in config.search.objective.split(","))
+
+
+def _objective(name: str, family: str) -> tuple[str, str]:
+    known = FAMILIES[family].objectives
+    found = known.get(name.removeprefix("val/")) or {m: (m, d) for m, d in known.values()}.get(name)
+    if found:
+        return found
+    reason = ("a loss holds coefficients that the search changes (quantizer.commitment, loss.behavior), so small "
+              "weights would win, not good models" if "loss" in name or name.startswith("train/")
+              else f"no such yardstick{nearest(name, known)}")
+    raise UserError(f"search.objective={name!r}: {reason}\nuse one of {', '.join(known)}")
+
+
+def bits_per_second(config: Config, rate: float) -> float:
+    """Return the nominal bits a second of recording at `rate` Hz costs, known before training."""
+    length = config.windows.length
+    codes_per_frame = math.ceil(length / config.model.downsample) / length
+    return quantizers.bits_per_code(config.quantizer) * codes_per_frame * rate
