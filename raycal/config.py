@@ -6,6 +6,7 @@ parameters. Precedence: defaults < space < --config FILE < --set key=value.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from raycal.errors import UserError, nearest
+from raycal.models import FAMILIES
+from raycal.models.quantizers import QUANTIZERS
 
 
 def setting(default, *, choices=None, low=None, high=None):
@@ -38,13 +41,14 @@ class Sessions:
 class Windows:
     length: int = setting(64, low=4, high=4096)  # frames
     stride: int = setting(8, low=1)  # an epoch draws one of this many training windows, at every offset
+    min_steps: int = setting(24, low=1)  # batches an epoch has at least: a worm gives 7, too few to learn from
     batch: int = setting(32, low=1, high=65536)
     noise: float = setting(0.0, low=0.0, high=2.0)  # sd added to normalised training traces
 
 
 @dataclass(frozen=True)
 class Model:
-    family: str = setting("vqvae", choices=("vqvae",))
+    family: str = setting("vqvae", choices=tuple(FAMILIES))
     width: int = setting(64, low=4, high=4096)  # channels of the shared core
     residual_blocks: int = setting(2, low=0, high=32)
     residual_width: int = setting(32, low=1, high=4096)
@@ -56,7 +60,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Quantizer:
-    type: str = setting("ema", choices=("vq", "ema", "grvq"))
+    type: str = setting("ema", choices=tuple(QUANTIZERS))
     codebook_size: int = setting(128, low=2, high=65536)
     code_dim: int = setting(32, low=1, high=1024)
     groups: int = setting(1, low=1, high=64)  # grouped types only
@@ -181,7 +185,7 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f"--config {path}: holds a {type(tree).__name__}, not settings such as 'optimizer: {{lr: 0.001}}'")
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {str(key): value})
     return flat
 
 
@@ -198,14 +202,16 @@ def parse_set(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def _declared(name: str):
-    sections = get_type_hints(Config)
-    section, _, leaf = name.partition(".")
-    if section in sections:
-        for f in dataclasses.fields(sections[section]):
-            if f.name == leaf:
-                return f, get_type_hints(sections[section])[leaf]
-    raise UserError(f"unknown setting {name!r}{nearest(name, names())} (--print-config lists all)")
+def _declared(name: str) -> tuple[dataclasses.Field, Any]:
+    if name not in _declarations():
+        raise UserError(f"unknown setting {name!r}{nearest(name, names())} (--print-config lists all)")
+    return _declarations()[name]
+
+
+@functools.cache  # a plan draws 10 000 configurations
+def _declarations() -> dict[str, tuple[dataclasses.Field, Any]]:
+    return {f"{section}.{f.name}": (f, get_type_hints(group)[f.name])
+            for section, group in get_type_hints(Config).items() for f in dataclasses.fields(group)}
 
 
 def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:

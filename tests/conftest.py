@@ -42,7 +42,7 @@ from raycal.config import Config
 
 BASE = Config().replace({"quantizer.codebook_size": 16, "quantizer.code_dim": 8, "model.width": 16,
                          "model.residual_blocks": 0, "model.residual_width": 8, "windows.length": 16,
-                         "training.epochs": 3, "windows.stride": 32})
+                         "training.epochs": 3, "windows.min_steps": 4, "windows.stride": 32})
 
 
 def propose(trial, base):

@@ -30,6 +30,9 @@ class Recording:
     behavior_center: np.ndarray  # (K,) float32, mean over observed train frames
     behavior_spread: np.ndarray  # (K,) float32, sd over the same
     gap: int = 0  # frames between parts: how far a shift must go to be independent
+    kept: tuple[int, ...] = ()  # the session's columns that these neurons are; a model is applied to the same ones
+    n_recorded: int = 0  # neurons of the session, before some were left out
+    fingerprint: str = ""  # of the session
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,8 @@ def _recording(session, cut: Split, settings, names, parts, log) -> Recording:
     center, spread = _behavior_scaler(behavior[np.ix_(train, columns)])
     return Recording(session.id, traces, valid, np.ascontiguousarray(behavior[np.ix_(rows, columns)]), pieces,
                      rate_of(session, settings), tuple(session.neurons[n] for n in kept),
-                     {k: _scaler(c[varies], s[varies]) for k, (c, s) in scalers.items()}, center, spread, cut.gap)
+                     {k: _scaler(c[varies], s[varies]) for k, (c, s) in scalers.items()}, center, spread, cut.gap,
+                     tuple(kept.tolist()), session.n_neurons, session.fingerprint)
 
 
 def _rows(cut: Split, parts) -> tuple[np.ndarray, dict[str, tuple[Run, ...]]]:

@@ -47,7 +47,7 @@ class WindowSampler:
         offsets = self._piece[:, 2] - self._piece[:, 1] - windows.length + 1
         self._ends = np.cumsum(offsets)  # window number -> piece, by bisection
         self._total = int(offsets.sum())
-        self.steps_per_epoch = max(1, self._total // windows.stride // windows.batch)
+        self.steps_per_epoch = max(windows.min_steps, self._total // windows.stride // windows.batch)
 
     def n_windows(self, part: str) -> int:
         """Return how many windows `cover` takes for a part."""
@@ -56,7 +56,8 @@ class WindowSampler:
     def epoch(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the epoch's training batches, this rank's share of each.
 
-        Starts are drawn over every offset of the train pieces, one of `stride`, without repeats; every global
+        Starts are drawn over every offset of the train pieces, one of `stride`, without repeats (unless `min_steps`
+        asks for more than there are); every global
         batch is full. The same (seed, epoch) gives the same batches whatever was drawn before.
         """
         batch, n = self._windows.batch, self.steps_per_epoch * self._windows.batch

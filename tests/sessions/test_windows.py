@@ -33,7 +33,7 @@ PIECES = {"train": ((0, 90), (120, 203)), "validation": ((90, 120), (203, 240))}
 
 def sampler(data=None, normalize="none", rank=0, world=1, **changes):
     data = data or dataset(recording(PIECES), recording({"train": ((0, 61),), "validation": ((61, 99),)}, 4, 10_000))
-    windows = config.Windows(**{"length": 16, "stride": 2, "batch": 8, **changes})
+    windows = config.Windows(**{"length": 16, "stride": 2, "batch": 8, "min_steps": 1, **changes})
     return WindowSampler(data, windows, normalize, "cpu", rank, world)
 
 

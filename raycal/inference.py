@@ -1,0 +1,194 @@
+"""A trained model applied to recordings, without Ray.
+
+    model = raycal.load("runs/vq-1/best")
+    codes = model.codes(session)          # (S, C) integers
+    again = model.reconstruct(session)    # (T, N), in the session's own unit
+
+Shapes: T frames, N neurons, K behaviours, S code steps, C codebooks, D code dimension. Every frame of
+every segment is covered: windows of the training length lie end to end, the last is moved back to end
+with its segment, and what it covers twice counts once. A segment shorter than a window is one window.
+"""
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from raycal.config import Config
+from raycal.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from raycal.sessions.session import Session
+
+BATCH = 256  # windows at a time
+
+
+def load(folder: str | os.PathLike, device: str = "cpu") -> Trained:
+    """Return the model of a folder that holds model.pt, or of a run by its best/model.pt.
+
+    Raise UserError when there is none, or the file is damaged or of another format.
+    """
+    from raycal import models
+    from raycal.training import checkpoint
+
+    folder = pathlib.Path(folder)
+    path = next((p for p in (folder / "model.pt", folder / "best" / "model.pt") if p.is_file()), None)
+    if path is None:
+        raise UserError(f"{folder}: holds no model.pt; give the folder of a trained model, such as RUN/best")
+    state = checkpoint.load(path)
+    if not state["model"]:
+        raise UserError(f"{path}: its training ended ({state['ended_by']}) before there was a model; train again")
+    config, data = Config().replace(state["config"]), state["data"]
+    model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]))
+    model.load_state_dict(state["model"])
+    return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"])
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model and what it was trained with; metrics are those of its epoch on the validation part."""
+
+    config: Config
+    model: torch.nn.Module = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
+    metrics: dict[str, float] = field(repr=False)
+    fingerprint: str
+    versions: dict[str, str]
+
+    def __str__(self) -> str:
+        described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
+        scores = "  ".join(f"{k[4:]} {v:.4g}" for k, v in self.metrics.items() if k in ("val/nmse", "val/r", "val/behavior_r2"))
+        return f"{self.config.model.family} of {described}\non validation: {scores}"
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """Ids of the recordings it was trained on."""
+        return tuple(s["id"] for s in self.data["sessions"])
+
+    @property
+    def behavior_names(self) -> tuple[str, ...]:
+        return tuple(self.data["behavior_names"])
+
+    def encode(self, session: Session) -> list[np.ndarray]:
+        """Return the latents before quantization, (S, D) float32 for each segment."""
+        kept: list[list[np.ndarray]] = [[] for _ in session.segments]
+        for window, latents in self._windows(session, lambda part: self.model.encode(part.traces, part.session, part.valid)):
+            kept[window.segment].append(latents[self._first_code(window):])
+        return [np.concatenate(k) for k in kept]
+
+    def codes(self, session: Session) -> np.ndarray:
+        """Return the code indices (S, C) int64 of all segments, in time; `code_frames` says where each begins."""
+        return np.concatenate([codes[self._first_code(window):] for window, codes in self._windows(
+            session, lambda part: self.model([part])[0][0].indices)])
+
+    def code_frames(self, session: Session) -> np.ndarray:
+        """Return the first frame (S,) of what each row of `codes` stands for.
+
+        Rows are model.downsample frames apart, less where the last window of a segment was moved back.
+        """
+        step, starts = self.config.model.downsample, []
+        for window in _cover(session.segments, self.config.windows.length):
+            starts.append(np.arange(window.start, window.start + window.length, step)[self._first_code(window):])
+        return np.concatenate(starts)
+
+    def reconstruct(self, session: Session) -> np.ndarray:
+        """Return traces (T, N) float32 in the session's own unit, decoded from the codes.
+
+        NaN outside segments and for neurons the model was not trained on (constant or NaN ones).
+        """
+        entry = self._entry(session)
+        out = np.full((session.n_frames, len(entry["kept"])), np.nan, np.float32)
+        self._fill(out, session, lambda part: self.model([part])[0][0].reconstruction.mT)
+        whole = np.full(session.traces.shape, np.nan, np.float32)
+        whole[:, entry["kept"]] = out * entry["spread"].numpy() + entry["center"].numpy()
+        return whole
+
+    def decode_behavior(self, session: Session) -> np.ndarray:
+        """Return behaviour (T, K) float32, columns as `behavior_names`, in the unit it was trained in; NaN outside segments."""
+        entry = self._entry(session)
+        out = np.full((session.n_frames, len(self.behavior_names)), np.nan, np.float32)
+        self._fill(out, session, lambda part: self.model([part])[0][0].behavior.mT)
+        return out * entry["behavior_spread"].numpy() + entry["behavior_center"].numpy()
+
+    def _fill(self, out: np.ndarray, session: Session, function: Callable) -> None:
+        for window, values in self._windows(session, function):
+            out[window.start + window.seen:window.start + window.length] = values[window.seen:]
+
+    def _windows(self, session: Session, function: Callable) -> Iterator[tuple[_Window, np.ndarray]]:
+        """Yield every window in time with its row of function(Part)."""
+        import torch
+
+        from raycal.sessions.windows import Part
+
+        entry = self._entry(session)
+        index = next(i for i, s in enumerate(self.data["sessions"]) if s is entry)
+        device = next(self.model.parameters()).device
+        traces, valid = _normalized(session, entry)
+        for group in _batches(_cover(session.segments, self.config.windows.length)):
+            cut = [slice(w.start, w.start + w.length) for w in group]
+            part = Part(index, torch.from_numpy(np.stack([traces[c].T for c in cut])).to(device),
+                        torch.empty(len(cut), 0, group[0].length, device=device),
+                        None if valid is None else torch.from_numpy(np.stack([valid[c].T for c in cut])).to(device))
+            with torch.inference_mode():
+                values = function(part).cpu().numpy()
+            yield from zip(group, values)
+
+    def _first_code(self, window: _Window) -> int:
+        """Return the first code of a window that stands for some frame not covered before."""
+        return window.seen // self.config.model.downsample
+
+    def _entry(self, session: Session) -> dict[str, Any]:
+        """Return what is known of the session: the recording itself, its id, its labels, or the only one of its size."""
+        known = [s for s in self.data["sessions"] if s["n_neurons"] == session.n_neurons]
+        tests = (lambda s: s["fingerprint"] and s["fingerprint"] == session.fingerprint,
+                 lambda s: s["id"] == session.id,
+                 lambda s: any(s["neurons"]) and s["neurons"] == [session.neurons[i] for i in s["kept"]],
+                 lambda s: len(self.data["sessions"]) == 1)
+        for test in tests:
+            if found := [s for s in known if test(s)]:
+                return found[0]
+        described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
+        raise UserError(f"session {session.id!r} ({session.n_neurons} neurons): the model has no read-in for it; it was "
+                        f"trained on {described}\ngive one of these, or a recording with the neuron labels of one")
+
+
+class _Window(NamedTuple):
+    segment: int
+    start: int  # frame
+    length: int
+    seen: int  # leading frames that the window before it covered already
+
+
+def _cover(segments: Sequence[tuple[int, int]], length: int) -> list[_Window]:
+    """Return windows over every frame of every segment, in time."""
+    windows = []
+    for i, (start, stop) in enumerate(segments):
+        size = min(length, stop - start)
+        for at in range(start, stop, size):
+            begin = min(at, stop - size)
+            windows.append(_Window(i, begin, size, at - begin))
+    return windows
+
+
+def _batches(windows: list[_Window]) -> Iterator[list[_Window]]:
+    """Yield runs of neighbouring windows of one length, at most BATCH."""
+    for _, run in itertools.groupby(windows, key=lambda w: w.length):
+        while group := list(itertools.islice(run, BATCH)):
+            yield group
+
+
+def _normalized(session: Session, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return traces (T, N kept) in the unit of training, 0 where not measured, and where they were measured."""
+    traces = session.traces[:, entry["kept"]]
+    valid = ~np.isnan(traces) if session.valid is None else session.valid[:, entry["kept"]] & ~np.isnan(traces)
+    traces = (traces - entry["center"].numpy()) / entry["spread"].numpy()
+    if valid.all():
+        return traces, None
+    return np.where(valid, traces, np.float32(0.0)), valid

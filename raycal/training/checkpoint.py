@@ -1,0 +1,116 @@
+"""Checkpoints: everything a result needs, in tensors and plain values, so that loading runs no code.
+
+The state of a training (what `loop.train` hands to `save`, and takes back as `resume`):
+    model, optimizer, scaler, ema   of the last epoch
+    epoch, history                  the last epoch's number (from 1), the metrics of every epoch
+    best                            {"epoch", "value", "model"}: weights as they were judged
+    done, ended_by                  whether training is over, and why
+    config, data, fingerprint, versions, objective, format
+`export` leaves what a delivered model needs: the best weights, their metrics, and the last line.
+"""
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import tempfile
+from typing import Any
+
+from raycal.errors import UserError
+
+FORMAT = 1
+
+
+def save(target: str | os.PathLike | Any, state: dict[str, Any]) -> None:
+    """Write a state to a path or to an open binary file; a reader of the path never sees half of it."""
+    import torch
+
+    if hasattr(target, "write"):
+        torch.save(state, target)
+        return
+    path = pathlib.Path(target)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            torch.save(state, f)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(source: str | os.PathLike | Any, map_location: str = "cpu") -> dict[str, Any]:
+    """Read a state; raise UserError when it is missing, damaged, or of another format."""
+    import torch
+
+    try:
+        state = torch.load(source, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such checkpoint") from None
+    except Exception as e:  # torch raises RuntimeError, UnpicklingError, EOFError and others on damaged files
+        raise UserError(f"{source}: is not a raycal checkpoint, or is damaged ({type(e).__name__})") from e
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{source}: checkpoint of format {found}, this raycal reads format {FORMAT}; "
+                        "use the version of raycal that wrote it, or train again")
+    return state
+
+
+def export(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a state that a delivered model needs; its model is the best one, "metrics" belong to it."""
+    best = state["best"]
+    kept = ("format", "config", "data", "fingerprint", "versions", "objective", "ended_by", "history")
+    metrics = state["history"][best["epoch"] - 1] if best["epoch"] else {}
+    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics,
+            "best": {"epoch": best["epoch"], "value": best["value"]}, "epoch": state["epoch"], "done": state["done"]}
+
+
+def copied(tree: Any) -> Any:
+    """Return a nested state with every tensor copied to the CPU: going on with training does not change it."""
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {k: copied(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(copied(v) for v in tree)
+    return tree
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a number may depend on."""
+    import numpy
+    import torch
+
+    import raycal
+
+    return {"raycal": raycal.__version__, "torch": str(torch.__version__), "numpy": numpy.__version__,
+            "python": platform.python_version()}
+
+
+def describe(dataset: Any, normalize: str) -> dict[str, Any]:
+    """Return, in tensors and plain values, what applying a model to a recording takes.
+
+    A session: id, fingerprint, rate (Hz), neurons (labels of the kept), kept (their columns in the
+    recording), n_neurons (of the recording), center and spread (kept,) of the train part,
+    behavior_center and behavior_spread (K,).
+    """
+    return {"normalize": normalize, "mode": dataset.mode, "behavior_names": list(dataset.behavior_names),
+            "behavior_units": list(dataset.behavior_units),
+            "sessions": [_session(r, normalize) for r in dataset.recordings]}
+
+
+def _session(recording: Any, normalize: str) -> dict[str, Any]:
+    center, spread = recording.scalers[normalize]
+    return {"id": recording.id, "fingerprint": recording.fingerprint, "rate": float(recording.rate),
+            "neurons": [str(label) for label in recording.neurons], "kept": list(recording.kept),
+            "n_neurons": recording.n_recorded, "center": _tensor(center), "spread": _tensor(spread),
+            "behavior_center": _tensor(recording.behavior_center),
+            "behavior_spread": _tensor(recording.behavior_spread)}
+
+
+def _tensor(array: Any):
+    import torch
+
+    return torch.tensor(array, dtype=torch.float32)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from raycal.config import Config
+from raycal.errors import UserError
+from raycal.inference import _cover, load
+from raycal.sessions.prepare import prepare
+from raycal.sessions.session import Session
+from raycal.sessions.simulate import simulate
+from raycal.training import checkpoint
+from raycal.training.loop import measure, train
+
+CONFIG = Config().replace({
+    "windows.length": 16, "windows.batch": 16, "windows.stride": 3, "model.width": 16, "model.residual_width": 8,
+    "model.residual_blocks": 1, "quantizer.type": "grvq", "quantizer.groups": 2, "quantizer.codebook_size": 16,
+    "quantizer.code_dim": 8, "optimizer.lr": 3e-3, "training.epochs": 6, "loss.behavior": 1.0, "training.device": "cpu"})
+
+
+def recording(n: int, **changes) -> Session:
+    session = simulate(n_neurons=n, n_frames=1501, rate=5.0, seed=n, n_latents=2, noise=0.1, id=f"s{n}").session
+    return dataclasses.replace(session, **{"neurons": ("",) * n, **changes})
+
+
+def train_to(folder, sessions, config=CONFIG):
+    torch.set_num_threads(1)
+    dataset, state = prepare(sessions, config.sessions, 16), {}
+    for _ in train(config, dataset, save=state.update):
+        pass
+    checkpoint.save(folder / "model.pt", checkpoint.export(state))
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return [recording(12), recording(9, neurons=tuple(f"cell{i}" for i in range(9)))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, sessions):
+    path = tmp_path_factory.mktemp("model")
+    train_to(path, sessions)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return load(folder)
+
+
+@pytest.mark.parametrize("segments", [((0, 100),), ((0, 16),), ((3, 40), (40, 57), (60, 63)), ((0, 1501),)])
+def test_windows_cover_every_frame_once(segments):
+    seen = np.zeros(1501, int)
+    for window in _cover(segments, 16):
+        start, stop = segments[window.segment]
+        assert start <= window.start and window.start + window.length <= stop
+        seen[window.start + window.seen:window.start + window.length] += 1
+    inside = np.zeros(1501, int)
+    for start, stop in segments:
+        inside[start:stop] = 1
+    assert np.array_equal(seen, inside)
+
+
+def test_shapes_and_units(trained, sessions):
+    for session in sessions:
+        again = trained.reconstruct(session)
+        assert again.shape == session.traces.shape and again.dtype == np.float32 and np.isfinite(again).all()
+        codes = trained.codes(session)
+        frames = trained.code_frames(session)
+        assert codes.shape == (len(frames), 2) and codes.dtype == np.int64 and codes.max() < 16
+        assert (np.diff(frames) > 0).all() and frames[0] == 0 and frames[-1] >= 1501 - 4
+        latents = trained.encode(session)
+        assert [x.shape for x in latents] == [(len(codes), 8)]
+        assert trained.decode_behavior(session).shape == (1501, 2)
+
+
+def test_reconstruction_is_better_than_the_mean_in_the_files_unit(trained, sessions):
+    for session in sessions:
+        error = ((trained.reconstruct(session) - session.traces) ** 2).sum()
+        assert error < 0.85 * ((session.traces - session.traces.mean(0)) ** 2).sum()
+
+
+def test_behaviour_is_in_its_unit(trained, sessions):
+    got, want = trained.decode_behavior(sessions[0]), sessions[0].behavior
+    assert trained.behavior_names == ("running", "stimulus")
+    for k in range(2):
+        assert np.corrcoef(got[:, k], want[:, k])[0, 1] > 0.5
+        assert 0.3 < got[:, k].std() / want[:, k].std() < 1.5
+
+
+def test_weights_are_those_that_were_measured(trained, sessions):
+    dataset = prepare(sessions, CONFIG.sessions, 16)
+    found = measure(trained.model, dataset, trained.config).metrics
+    assert {k: v for k, v in trained.metrics.items() if k.startswith("val/")} == found
+    assert trained.fingerprint == dataset.fingerprint
+    assert "s12 (12 neurons)" in str(trained) and "nmse" in str(trained)
+
+
+def test_codes_of_a_window_are_those_of_the_model(trained, sessions):
+    dataset = prepare(sessions, CONFIG.sessions, 16)
+    center, spread = dataset.recordings[0].scalers["zscore"]
+    window = torch.from_numpy(((sessions[0].traces[32:48] - center) / spread).T[None].copy())
+    with torch.no_grad():
+        want = trained.model.codes(window, 0)[0].numpy()
+    first = int(np.flatnonzero(trained.code_frames(sessions[0]) == 32)[0])
+    assert np.array_equal(trained.codes(sessions[0])[first:first + 4], want)
+
+
+def test_segments_are_kept_apart(trained, sessions):
+    """What happens in one segment changes nothing in another, and frames between segments are NaN."""
+    cut = dataclasses.replace(sessions[0], segments=((0, 700), (705, 715), (720, 1501)))
+    other = cut.traces.copy()
+    other[:700] += 1.0
+    a, b = trained.reconstruct(cut), trained.reconstruct(dataclasses.replace(cut, traces=other))
+    assert np.array_equal(a[705:], b[705:], equal_nan=True) and not np.array_equal(a[:700], b[:700])
+    assert np.isnan(a[700:705]).all() and np.isnan(a[715:720]).all() and np.isfinite(a[705:715]).all()
+    assert len(trained.encode(cut)) == 3
+    assert sum(map(len, trained.encode(cut))) == len(trained.codes(cut)) == len(trained.code_frames(cut))
+
+
+def test_matched_by_content_id_or_labels(trained, sessions):
+    first, second = sessions
+    assert trained._entry(dataclasses.replace(first, traces=first.traces + 1))["id"] == "s12"
+    renamed = dataclasses.replace(second, id="elsewhere", traces=second.traces + 1)
+    assert trained._entry(renamed)["id"] == "s9"
+
+
+def test_an_unknown_recording_is_refused_with_what_is_known(trained):
+    with pytest.raises(UserError, match=r"'s10' \(10 neurons\).*s12 \(12 neurons\), s9 \(9 neurons\)"):
+        trained.codes(recording(10))
+    with pytest.raises(UserError, match="no read-in"):  # as many neurons, but which they are nobody knows
+        trained.codes(dataclasses.replace(recording(12), id="other", traces=recording(12).traces + 1))
+
+
+def test_a_model_of_one_session_takes_any_of_its_size(tmp_path):
+    train_to(tmp_path, [recording(9)], CONFIG.replace({"training.epochs": 1}))
+    other = dataclasses.replace(recording(9), id="other", traces=recording(9).traces + 1)
+    assert load(tmp_path).reconstruct(other).shape == (1501, 9)
+
+
+def test_neurons_left_out_come_back_as_nan(tmp_path):
+    traces = recording(9).traces.copy()
+    traces[:, 4] = 1.0
+    session = dataclasses.replace(recording(9), traces=traces)
+    train_to(tmp_path, [session], CONFIG.replace({"training.epochs": 1}))
+    again = load(tmp_path).reconstruct(session)
+    assert np.isnan(again[:, 4]).all() and np.isfinite(np.delete(again, 4, axis=1)).all()
+
+
+def test_what_was_not_measured_reaches_nothing(trained, sessions):
+    holes = np.random.default_rng(0).random(sessions[0].traces.shape) < 0.1
+    a = np.where(holes, np.float32(np.nan), sessions[0].traces)
+    b = np.where(holes, np.float32(50.0), sessions[0].traces)
+    as_nan = dataclasses.replace(sessions[0], traces=a)
+    as_mask = dataclasses.replace(sessions[0], traces=b, valid=~holes)
+    got = trained.reconstruct(as_nan)
+    assert np.isfinite(got).all() and np.array_equal(got, trained.reconstruct(as_mask))
+
+
+@pytest.mark.parametrize("normalize", ["none", "minmax"])
+def test_other_normalisations_come_back_in_the_files_unit(tmp_path, normalize):
+    session = recording(12)
+    dataset = train_to(tmp_path, [session], CONFIG.replace({"sessions.normalize": normalize, "training.epochs": 1}))
+    center, spread = dataset.recordings[0].scalers[normalize]
+    trained = load(tmp_path)
+    window = torch.from_numpy(((session.traces[16:32] - center) / spread).T[None].copy())
+    with torch.no_grad():
+        latents = trained.model.encode(window, 0)
+        out = trained.model.decode(trained.model.quantizer(latents).quantized, 0, 16)[0].T.numpy()
+    np.testing.assert_allclose(trained.reconstruct(session)[16:32], out * spread + center, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_folder_leads_to_its_best(folder, tmp_path, sessions):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.pt").write_bytes((folder / "model.pt").read_bytes())
+    assert load(tmp_path).sessions == ("s12", "s9")
+
+
+def test_no_model_is_said(tmp_path):
+    with pytest.raises(UserError, match="holds no model.pt"):
+        load(tmp_path)
+
+
+def test_loading_needs_no_ray(folder):
+    code = f"import sys, raycal; raycal.load({str(folder)!r}); assert not any(m.split('.')[0] == 'ray' for m in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"})
