@@ -79,7 +79,7 @@ class Loss:
 @dataclass(frozen=True)
 class Optimizer:
     name: str = setting("adamw", choices=("adamw", "adam", "sgd"))
-    lr: float = setting(1e-3, low=1e-8, high=10.0)
+    lr: float = setting(3e-3, low=1e-8, high=10.0)
     weight_decay: float = setting(1e-4, low=0.0, high=10.0)
     schedule: str = setting("cosine", choices=("constant", "cosine", "step", "plateau"))
     warmup: float = setting(0.05, low=0.0, high=0.9)  # share of the steps
@@ -182,7 +182,8 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"--config {path}: holds a {type(tree).__name__}, not settings such as 'optimizer: {{lr: 0.001}}'")
+        raise UserError(f"--config {path}: holds a {type(tree).__name__}, not settings such as "
+                        "'optimizer: {lr: 0.001}'")
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {str(key): value})

@@ -33,16 +33,14 @@ def residuals(count: int, width: int, hidden: int, activation: str, dropout: flo
     return [Residual(width, hidden, activation, dropout) for _ in range(count)]
 
 
-def halving(width: int, downsample: int, activation: str) -> list[nn.Module]:
+def halving(width: int, downsample: int) -> list[nn.Module]:
     """Return log2(downsample) convolutions that halve the frames exactly: kernel 4, stride 2, padding 1."""
-    act = ACTIVATIONS[activation]
-    return [m for _ in range(int(math.log2(downsample))) for m in (nn.Conv1d(width, width, 4, 2, 1), act())]
+    return [nn.Conv1d(width, width, 4, 2, 1) for _ in range(int(math.log2(downsample)))]
 
 
-def doubling(width: int, downsample: int, activation: str) -> list[nn.Module]:
+def doubling(width: int, downsample: int) -> list[nn.Module]:
     """Return the mirror of `halving`."""
-    act = ACTIVATIONS[activation]
-    return [m for _ in range(int(math.log2(downsample))) for m in (nn.ConvTranspose1d(width, width, 4, 2, 1), act())]
+    return [nn.ConvTranspose1d(width, width, 4, 2, 1) for _ in range(int(math.log2(downsample)))]
 
 
 def pad_to(x: Tensor, multiple: int) -> Tensor:

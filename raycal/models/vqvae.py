@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raycal.models import FAMILIES, bits_per_second, quantizers
-from raycal.models.layers import ACTIVATIONS, FrameHead, ReadIn, ReadOut, doubling, halving, pad_to, residuals
+from raycal.models.layers import FrameHead, ReadIn, ReadOut, doubling, halving, pad_to, residuals
 
 if TYPE_CHECKING:
     from raycal.config import Config, Model
@@ -102,18 +102,18 @@ def build(config: Config, n_neurons: Sequence[int], n_behaviors: int) -> VQVAE:
     return VQVAE(config, n_neurons, n_behaviors)
 
 
+# Only the residual blocks bend: without them encoder and decoder are a linear transform code, the classical coder
+# that a stack of rectified convolutions loses to on recordings of a few hundred frames.
 def _encoder(model: Model, dim: int) -> nn.Sequential:
-    width, act = model.width, ACTIVATIONS[model.activation]
-    return nn.Sequential(nn.Conv1d(width, width, 5, padding=2), act(),
-                         *halving(width, model.downsample, model.activation), *_residuals(model),
-                         nn.Conv1d(width, dim, 1))
+    width = model.width
+    return nn.Sequential(nn.Conv1d(width, width, 5, padding=2), *halving(width, model.downsample),
+                         *_residuals(model), nn.Conv1d(width, dim, 1))
 
 
 def _decoder(model: Model, dim: int) -> nn.Sequential:
-    width, act = model.width, ACTIVATIONS[model.activation]
-    return nn.Sequential(nn.Conv1d(dim, width, 1), *_residuals(model),
-                         *doubling(width, model.downsample, model.activation),
-                         nn.Conv1d(width, width, 5, padding=2), act())
+    width = model.width
+    return nn.Sequential(nn.Conv1d(dim, width, 1), *_residuals(model), *doubling(width, model.downsample),
+                         nn.Conv1d(width, width, 5, padding=2))
 
 
 def _residuals(model: Model) -> list[nn.Module]:

@@ -28,9 +28,9 @@ def test_residual_blocks_do_not_share_weights():
 @pytest.mark.parametrize("downsample", [1, 2, 4, 8])
 def test_halving_and_doubling_are_exact(downsample):
     x = torch.randn(2, 6, 16)
-    down = torch.nn.Sequential(*halving(6, downsample, "relu"))(x)
+    down = torch.nn.Sequential(*halving(6, downsample))(x)
     assert down.shape == (2, 6, 16 // downsample)
-    assert torch.nn.Sequential(*doubling(6, downsample, "relu"))(down).shape == x.shape
+    assert torch.nn.Sequential(*doubling(6, downsample))(down).shape == x.shape
 
 
 def test_padding_repeats_the_last_frame_up_to_the_multiple():
