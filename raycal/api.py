@@ -7,21 +7,31 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raycal.config import Config
-from raycal.errors import UserError
+from raycal.errors import UserError, nearest
+
+
+# The short names of the command line and of search(): precedence and checks are those of --set.
+SHORT = {"trials": "search.trials", "epochs": "training.epochs", "seed": "training.seed",
+         "objective": "search.objective", "sampler": "search.sampler", "pruner": "search.pruner",
+         "workers_per_trial": "training.workers", "gpus_per_trial": "training.gpus", "device": "training.device"}
 
 
 def search(space: str, sessions: Any = None, *, settings: Mapping[str, Any] | None = None,
-           config_file: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+           **options: Any) -> dict[str, Any]:
     """Search a space for the best model of the sessions; return the summary of the run.
 
     space: a name (`grvq`) or a file. sessions: paths, globs or Session objects; None simulates two.
-    settings: {dotted name: value} that are held, and not searched. options: fields of
-    raycal.search.run.Options (out, resume, more, max_concurrent, max_minutes, address, storage, quiet ...).
+    settings: {dotted name: value} that are held, and not searched. options: the flags of the command
+    line by name (trials, epochs, seed, out, max_concurrent, max_minutes, address, storage, quiet ...).
     Raises UserError on anything that cannot work, before any worker starts.
     """
     from raycal.search.run import Options, run
 
-    loaded, config, held = configure(space, settings or {}, config_file or {})
+    short = {SHORT[k]: options.pop(k) for k in list(options) if k in SHORT}
+    known = {f.name for f in dataclasses.fields(Options)} - {"held", "sessions"}
+    for name in set(options) - known:
+        raise UserError(f"search: unknown option {name!r}{nearest(name, [*SHORT, *sorted(known)])}")
+    loaded, config, held = configure(space, {**short, **(settings or {})}, {})
     return run(loaded, config, Options(sessions=listed(sessions), held=held, **options))
 
 

@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
 from raycal.errors import UserError, nearest
 
 VERBS = ("search", "train", "sessions")
-# flag -> the setting it stands for: precedence and checks are those of --set
-SETTINGS = {"trials": "search.trials", "epochs": "training.epochs", "seed": "training.seed",
-            "objective": "search.objective", "sampler": "search.sampler", "pruner": "search.pruner",
-            "workers_per_trial": "training.workers", "gpus_per_trial": "training.gpus", "device": "training.device"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,12 +35,12 @@ def search_parser() -> argparse.ArgumentParser:
     p = _parser("run_search.py", "Search a space for the best model of calcium recordings.")
     _common(p)
     p.add_argument("--trials", metavar="N", help="trainings to spend (default 20)")
-    p.add_argument("--objective", metavar="M", help="yardstick on validation blocks, such as nmse; two make a Pareto search")
+    p.add_argument("--objective", metavar="M", help="yardstick on validation blocks (nmse); two: a Pareto search")
     p.add_argument("--sampler", metavar="S", help="tpe, random, gp or nsga2")
     p.add_argument("--pruner", metavar="P", help="asha, hyperband, median or none")
     p.add_argument("--workers-per-trial", metavar="N", help="Ray Train workers of one trial")
     p.add_argument("--gpus-per-trial", metavar="G", help="GPUs of one worker; a fraction shares a GPU")
-    p.add_argument("--max-concurrent", type=_whole, default=0, metavar="N", help="trials at a time (default: what fits)")
+    p.add_argument("--max-concurrent", type=_whole, default=0, metavar="N", help="trials at a time (default: all)")
     p.add_argument("--max-minutes", type=_positive, default=0.0, metavar="M", help="stop after this long; resumable")
     p.add_argument("--address", metavar="A", help="Ray cluster to join (auto); default: a local one")
     p.add_argument("--storage", metavar="URI", help="where to copy the run, such as s3://bucket/runs")
@@ -86,7 +83,9 @@ def _common(p: argparse.ArgumentParser) -> None:
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> None:
-            raise UserError(f"{message}\n({self.prog} --help lists the flags)")
+            head, _, flag = message.partition("unrecognized arguments: ")
+            meant = nearest(flag.split()[0], self._option_string_actions) if flag and not head else ""
+            raise UserError(f"{message}{meant}\n({self.prog} --help lists the flags)")
 
     return Parser(prog=prog, description=description, allow_abbrev=False)
 
@@ -119,13 +118,14 @@ def _search(argv: list[str]) -> int:
 
 def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], dict[str, Any]]:
     """Return space name, sessions, the settings of the config file and those of the command line."""
+    from raycal.api import SHORT
     from raycal.config import parse_set, read_file
     from raycal.search.folder import config_of
 
-    path = args.config or (config_of(args.resume) if getattr(args, "resume", None) else None)
-    from_file = read_file(path) if path else {}
+    from_file = read_file(config_of(args.resume)) if getattr(args, "resume", None) else {}
+    from_file |= read_file(args.config) if args.config else {}
     run = {k.removeprefix("run."): from_file.pop(k) for k in [k for k in from_file if k.startswith("run.")]}
-    given = {setting: getattr(args, flag) for flag, setting in SETTINGS.items() if getattr(args, flag, None) is not None}
+    given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
     name = args.space or run.get("space")
@@ -178,16 +178,18 @@ def _sessions(argv: list[str]) -> int:
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
     return value
 
 

@@ -67,7 +67,7 @@ class Progress:
         self._running.pop(number, None)
         kind = {TrialState.COMPLETE: "done", TrialState.FAIL: "failed"}.get(trial.state, "stopped early")
         self._ends[kind] += 1
-        value = trial.values[0] if trial.values else None
+        value = trial.values[0] if trial.state == TrialState.COMPLETE else None  # a stopped one carries its last report
         better = self._rank(number, value)
         reason = trial.user_attrs.get("reason", "")
         shown = f"{self._objective} {value:.4f} at epoch {trial.user_attrs['best_epoch']}" if value is not None else \
@@ -89,9 +89,9 @@ class Progress:
         finished = self._before + sum(self._ends.values())
         best = f"best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "best -"
         default = f"default {self._default:.4f}" if self._default is not None else "default -"
-        return (f"running {len(self._running)}  done {self._ends['done']}  stopped early {self._ends['stopped early']}  "
-                f"failed {self._ends['failed']}  of {self._total}   {self._objective} {best}, {default}   "
-                f"{self._left(finished)}{('  ' + self.note) if self.note else ''}")
+        return (f"running {len(self._running)}  done {self._ends['done']}  stopped early "
+                f"{self._ends['stopped early']}  failed {self._ends['failed']}  of {self._total}   "
+                f"{self._objective} {best}, {default}   {self._left(finished)}{'  ' * bool(self.note)}{self.note}")
 
     def _left(self, finished: int) -> str:
         elapsed, here = time.monotonic() - self._began, finished - self._before
@@ -126,8 +126,8 @@ def closing(summary: dict[str, Any]) -> str:
 def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[str, Any]) -> list[str]:
     """Return the table's rows: the objective, the standard metrics of both, and ridge beside them."""
     other = default["metrics"] if default else {}
-    rows = [_row("trial", f"{best['number']} (epoch {best['epoch']})",
-                 f"{default['number']} (epoch {default['epoch']})" if default else "-")]
+    rows = [_row("trial", *(f"{t['number']} (epoch {t['epoch']})" if t and t["epoch"] else "-"
+                            for t in (best, default)))]
     for key, label in (("val/nmse", "NMSE"), ("val/r", "correlation"), ("val/behavior_r2", "behaviour R2"),
                        ("val/bits_per_second", "bits/s, measured"), ("val/usage", "codebook usage")):
         if key in best["metrics"]:
@@ -135,7 +135,7 @@ def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[st
     for name, figures in list(summary.get("ridge", {}).items())[:4]:
         model = best["metrics"].get(f"val/behavior_r2/{name}")
         rows.append(_row(f"  {name[:16]}", _number(model), _number(other.get(f"val/behavior_r2/{name}")))
-                    + f"   ridge on raw traces {figures['r2']:.3f}, shifted (null) {figures['null']:.3f}")
+                    + f"   ridge on raw traces {_number(figures['r2'])}, shifted (null) {_number(figures['null'])}")
     return rows
 
 
@@ -144,4 +144,4 @@ def _row(label: str, first: str, second: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or isinstance(value, str) else f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
+    return "-" if value is None or isinstance(value, str) else f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"

@@ -20,13 +20,14 @@ VERSION = 1  # of the folder's layout; an older or newer one is refused by name
 def write_atomically(path: pathlib.Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    if isinstance(data, str):
-        data = data.encode()
-    with open(temporary, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there is one only where writing failed
 
 
 class RunFolder:
@@ -60,8 +61,7 @@ class RunFolder:
         if not folder.journal.is_file():
             raise UserError(f"--resume {path}: no run there (it has no study.journal); give the folder of a run, "
                             "such as runs/grvq-20260101-1")
-        version = json.loads((folder.path / "format.json").read_text())["version"] \
-            if (folder.path / "format.json").is_file() else 0
+        version = folder._version()
         if version != VERSION:
             raise UserError(f"--resume {path}: written in format {version}, this raycal reads format {VERSION}; "
                             "use the raycal version that wrote it")
@@ -70,6 +70,12 @@ class RunFolder:
     def _write_identity(self) -> None:
         (self.path / "trials").mkdir(exist_ok=True)
         write_atomically(self.path / "format.json", json.dumps({"version": VERSION}))
+
+    def _version(self) -> int:
+        try:
+            return json.loads((self.path / "format.json").read_text())["version"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return 0
 
     @property
     def journal(self) -> pathlib.Path:
@@ -87,7 +93,11 @@ class RunFolder:
             handle.seek(0)
             owner = handle.read().strip() or "another process"
             handle.close()
-            raise UserError(f"{self.path}: a live search holds this run ({owner}); wait for it, or stop it first") from None
+            raise UserError(f"{self.path}: a live search holds this run ({owner}); wait for it, or stop it first"
+                            ) from None
+        if not os.path.exists(handle.name) or not os.path.samestat(os.fstat(handle.fileno()), os.stat(handle.name)):
+            handle.close()  # its owner removed the file while we opened it: what we hold is not the run's lock
+            return self.lock()
         handle.truncate(0)
         handle.write(f"host {socket.gethostname()}, pid {os.getpid()}")
         handle.flush()
@@ -112,11 +122,11 @@ class RunFolder:
 
     def replace_folder(self, source: pathlib.Path, name: str) -> None:
         """Make `name` a copy of source by one rename, so that a reader never finds half of it."""
-        fresh, old = self.path / f".{name}.new", self.path / f".{name}.old"
+        target = self.path / name
+        fresh, old = (target.with_name(f".{target.name}.{age}") for age in ("new", "old"))
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("events.*", "checkpoint.pt"))
-        target = self.path / name
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("events.*", "checkpoint.pt", ".*"))
         if target.exists():
             os.replace(target, old)
         os.replace(fresh, target)
@@ -144,4 +154,5 @@ def _make(path: pathlib.Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as e:
-        raise UserError(f"run folder {path}: cannot be written ({e.strerror or e}); give another with --out DIR") from None
+        raise UserError(f"run folder {path}: cannot be written ({e.strerror or e}); give another with --out DIR"
+                        ) from None

@@ -1,8 +1,7 @@
-"""Keeps what a finished trial leaves: best/, the leaderboard, the summary, and only the checkpoints worth their disk."""
+"""Keeps what a finished trial leaves: best/, the leaderboard, the summary, and only the weights worth their disk."""
 from __future__ import annotations
 
 import json
-import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from optuna.trial import TrialState
 from raycal.config import Config
 from raycal.report.leaderboard import leaderboard, summary
 from raycal.search.folder import RunFolder, write_atomically
-from raycal.search.study import best_trial
+from raycal.search.study import best_trial, plain
 
 
 class Keeper:
@@ -33,11 +32,7 @@ class Keeper:
     def on_epoch(self, number: int, event: dict[str, Any]) -> None: ...
 
     def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
-        write_atomically(self._folder.trial(number) / "metrics.json",
-                         json.dumps({"trial": number, "state": trial.state.name.lower(), **trial.user_attrs}, indent=1))
-        best = best_trial(self._study)
-        if best is not None and best.number == number:
-            self._folder.replace_folder(self._folder.trial(number), "best")
+        self._describe(trial)
         self._discard()
         self.write()
         self._after()
@@ -46,18 +41,30 @@ class Keeper:
         self._facts.update(facts)
 
     def write(self) -> dict[str, Any]:
-        """Write leaderboard.csv, summary.json and, on a Pareto study, pareto/; return the summary."""
+        """Write best/, leaderboard.csv, summary.json and, on a Pareto study, pareto/; return the summary."""
+        self._write_best()
         self._facts["seconds"] = round(self._before + time.monotonic() - self._began, 3)
         whole = summary(self._study, self._facts)
         write_atomically(self._folder.path / "leaderboard.csv", leaderboard(self._study))
-        write_atomically(self._folder.path / "summary.json", json.dumps(whole, indent=1))
+        write_atomically(self._folder.path / "summary.json", json.dumps(plain(whole), indent=1))
         if len(self._study.directions) > 1:
             self._write_front()
         return whole
 
+    def _describe(self, trial: optuna.trial.FrozenTrial) -> None:
+        facts = {"trial": trial.number, "state": trial.state.name.lower(), **trial.user_attrs}
+        write_atomically(self._folder.trial(trial.number) / "metrics.json", json.dumps(facts, indent=1))
+
+    def _write_best(self) -> None:
+        """Make best/ the best trial's; a driver may have died between telling the study and copying it."""
+        best, path = best_trial(self._study), self._folder.path / "best" / "metrics.json"
+        if best is not None and not (path.is_file() and json.loads(path.read_text())["trial"] == best.number):
+            self._describe(best)
+            self._folder.replace_folder(self._folder.trial(best.number), "best")
+
     def _discard(self) -> None:
         """Drop the weights of finished trials that are neither among the best nor the default nor on the front."""
-        kept = {0, *(t.number for t in self._ranked()[:self._keep])}
+        kept = {0, *(t.number for t in self._worthy())}
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 folder = self._folder.trial(trial.number)
@@ -65,12 +72,12 @@ class Keeper:
                 if trial.number not in kept:
                     (folder / "model.pt").unlink(missing_ok=True)
 
-    def _ranked(self) -> list[optuna.trial.FrozenTrial]:
+    def _worthy(self) -> list[optuna.trial.FrozenTrial]:
         if len(self._study.directions) > 1:
             return self._study.best_trials
         sign = 1.0 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
         complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        return sorted(complete, key=lambda t: sign * t.value)
+        return sorted(complete, key=lambda t: (sign * t.value, t.number))[:self._keep]
 
     def _write_front(self) -> None:
         best = best_trial(self._study)
@@ -80,5 +87,4 @@ class Keeper:
         for stale in {p.name for p in root.iterdir()} - front:
             shutil.rmtree(root / stale)
         for name in front - {p.name for p in root.iterdir()}:
-            source = pathlib.Path(self._folder.path / "trials" / name)
-            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("events.*", "checkpoint.pt"))
+            self._folder.replace_folder(self._folder.path / "trials" / name, f"pareto/{name}")

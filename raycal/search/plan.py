@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 
 from raycal.config import Config
-from raycal.errors import UserError, nearest
+from raycal.errors import UserError
 from raycal.search.space import LENGTH, Space
 
 SIMULATED = "no --sessions given: two simulated sessions; give real ones with --sessions 'recordings/*.nwb'"
@@ -33,31 +33,15 @@ def simulated_sessions() -> list:
     """Return the sessions of a run that is given none: two of different size, the same at every run."""
     from raycal.sessions.simulate import simulate
 
-    return [simulate(n_neurons=48, n_frames=6000, rate=10.0, seed=1, id="simulated-1").session,
-            simulate(n_neurons=36, n_frames=6000, rate=10.0, seed=2, id="simulated-2").session]
-
-
-def objectives(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return metric keys and directions of --objective; a loss is refused, it holds searched coefficients."""
-    from raycal.models import objectives as known_objectives
-
-    known = known_objectives(config.model.family)
-    keys, directions = [], []
-    for name in config.search.objective.split(","):
-        short = name.strip().removeprefix("val/")
-        if "loss" in short or short.startswith("train/"):
-            raise UserError(f"--objective {name}: a loss holds coefficients that the search changes, so it would be "
-                            f"won by small weights, not by good models; use one of {', '.join(known)}")
-        if short not in known:
-            raise UserError(f"--objective {name}: unknown{nearest(short, known)} (this family has {', '.join(known)})")
-        key, direction = known[short]
-        keys.append(key)
-        directions.append(direction)
-    return tuple(keys), tuple(directions)
+    return [simulate(n_neurons=48, n_frames=4000, rate=10.0, seed=1, id="simulated-1").session,
+            simulate(n_neurons=36, n_frames=4000, rate=10.0, seed=2, id="simulated-2").session]
 
 
 def check_search(space: Space, config: Config) -> None:
-    """Refuse a sampler that cannot serve the space, before anything is read."""
+    """Refuse an objective that is none and a sampler that cannot serve the space, before anything is read."""
+    from raycal.models import objectives
+
+    objectives(config)
     search = config.search
     if search.sampler == "gp":
         if space.conditional(np.random.default_rng(0)):
@@ -73,48 +57,34 @@ def check_search(space: Space, config: Config) -> None:
 
 def make_plan(space: Space, config: Config, sessions: Sequence, say: Callable[[str], None]) -> Plan:
     """Split and prepare the sessions, narrow the windows to what fits, fix the rate limit."""
-    from raycal.models import bits_per_second
+    from raycal.models import bits_per_second, objectives
     from raycal.sessions.prepare import prepare
     from raycal.sessions.split import longest_window
 
-    keys, directions = objectives(config)
+    keys, directions = zip(*objectives(config))
     rng = np.random.default_rng(config.training.seed)
-    wanted = dataclasses.replace(space, base=config).longest_window(rng)
+    space = dataclasses.replace(space, base=config)
+    shortest, longest = space.windows(rng)
+    wanted = max(longest, config.windows.length)
     used = sessions[:1] if config.sessions.mode == "first_only" else sessions
     fits, tightest = min((longest_window(s, config.sessions), s.id) for s in used)
-    shortest = _shortest_window(space, config, rng)
     if fits < shortest:
         raise UserError(f"session {tightest}: too few frames; its shortest block holds {fits} frames in a row, the "
                         f"space {space.name} needs windows of {shortest}\nfix: --set windows.length={max(fits, 4)}, "
                         f"or fewer rounds (--set sessions.rounds=1, now {config.sessions.rounds})")
     if fits < wanted:
-        config, space = _narrow(space, config, fits, rng)
-        say(f"windows of up to {wanted} frames narrowed to {config.windows.length}: the shortest block "
+        space = dataclasses.replace(space, limits={**space.limits, LENGTH: fits})
+        longest = space.windows(rng)[1]
+        config = config.replace({LENGTH: min(config.windows.length, longest)})
+        say(f"windows of up to {wanted} frames narrowed to {longest}: the shortest block "
             f"(session {tightest}) holds {fits}")
-        wanted = min(wanted, fits)
-    space = dataclasses.replace(space, base=config)
+        space, wanted = dataclasses.replace(space, base=config), longest
     dataset = prepare(sessions, config.sessions, wanted, log=say)
     hz = float(np.mean([r.rate for r in dataset.recordings]))
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)
     _check_feasible(space, rate, limit, rng)
     return Plan(space, config, dataset, keys, directions, rate, 0.0 if len(keys) > 1 else limit)
-
-
-def _shortest_window(space: Space, config: Config, rng) -> int:
-    if LENGTH in space.fixed:
-        return config.windows.length
-    space = dataclasses.replace(space, base=config)
-    return min(config.windows.length, *(space.draw(rng)[1].windows.length for _ in range(200)))
-
-
-def _narrow(space: Space, config: Config, fits: int, rng) -> tuple[Config, Space]:
-    """Keep windows that do not fit out of the space; the default takes the longest one that does."""
-    draws = {dataclasses.replace(space, base=config).draw(rng)[1].windows.length for _ in range(200)}
-    length = max(n for n in draws | {config.windows.length} if n <= fits)
-    if config.windows.length > fits:
-        config = config.replace({LENGTH: length})
-    return config, dataclasses.replace(space, base=config, limits={**space.limits, LENGTH: fits})
 
 
 def _check_feasible(space: Space, rate: Callable[[Config], float], limit: float, rng) -> None:
@@ -133,7 +103,7 @@ def _check_feasible(space: Space, rate: Callable[[Config], float], limit: float,
 
 def enqueue(study: optuna.Study, plan: Plan, say: Callable[[str], None]) -> None:
     """Put the default first, then the space's own first points, then the best of the run to start warm from."""
-    study.enqueue_trial(plan.space.default())
+    study.enqueue_trial(plan.space.default(), skip_if_exists=True)
     points = [dict(p) for p in plan.space.first]
     if plan.config.search.warm_start:
         points += _warm(plan, say)
@@ -150,7 +120,7 @@ def _warm(plan: Plan, say: Callable[[str], None], top: int = 5) -> list[dict[str
     path = plan.config.search.warm_start
     study = read_study(path)
     sign = 1.0 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1.0
-    complete = [t for t in study.get_trials(deepcopy=False) if t.values]
+    complete = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     best = sorted(complete, key=lambda t: sign * t.values[0])[:top]
     say(f"warm start: the {len(best)} best configurations of {path} are tried first")
     return [t.params for t in best]

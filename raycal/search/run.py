@@ -18,7 +18,7 @@ from raycal.errors import UserError
 from raycal.report.console import Progress
 from raycal.search import connection
 from raycal.search.folder import RunFolder, write_atomically
-from raycal.search.plan import SIMULATED, Plan, check_search, enqueue, make_plan, objectives, simulated_sessions
+from raycal.search.plan import SIMULATED, Plan, check_search, enqueue, make_plan, simulated_sessions
 from raycal.search.space import Space
 
 START_TIMEOUT = 300.0  # s until the first worker group must stand
@@ -74,7 +74,6 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     Bad input raises UserError before any slot starts.
     """
     check_search(space, config)
-    objectives(config)
     folder = RunFolder.existing(options.resume) if options.resume else None
     sessions = read_sessions(options.sessions)
     if folder:
@@ -237,8 +236,11 @@ def _tune(referee, cluster: Cluster, over: Callable[[], bool], options: Options)
         tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,
                                     max_concurrent_trials=cluster.slots.count, reuse_actors=True),
         run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, stop=Halter(referee, over), verbose=0,
-                                  failure_config=tune.FailureConfig(max_failures=2)),
+                                  failure_config=tune.FailureConfig(max_failures=2),
+                                  checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
     ).fit()
+    if referee.error:
+        raise referee.error
 
 
 @contextlib.contextmanager

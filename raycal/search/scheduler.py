@@ -28,6 +28,7 @@ class Referee:
                  listeners: list[Any]):
         self.record, self._payload, self._objectives, self._listeners = record, payload, objectives, listeners
         self._latest: dict[int, dict[str, Any]] = {}
+        self.error: BaseException | None = None  # what went wrong in here; Tune would only log it
 
     def start(self) -> dict[str, Any] | None:
         asked = self.record.ask()
@@ -39,6 +40,8 @@ class Referee:
 
     def epoch(self, number: int, event: dict[str, Any]) -> bool:
         """Record an epoch; return True when the trial is to stop."""
+        if event["best_epoch"] == event["epoch"]:
+            self.record.note_best(number, event["metrics"])
         stop = self.record.epoch(number, event["epoch"], event["objective"], event["best_value"])
         self._latest[number] = event
         self._tell("on_epoch", number, event)
@@ -48,21 +51,21 @@ class Referee:
         """Record the end of a trial by its last event; None stands for a trainable that was lost."""
         if number not in self.record.history:
             return
-        if self.record.closed and event and event["kind"] == "epoch" and not event["done"]:
-            return
+        if self.record.closed and (event is None or (event["kind"] == "epoch" and not event["done"])):
+            return  # the search ends before the trial does: it waits for a resume
         event = event or {"kind": "lost", "message": "the trial's actor died"}
         if event["kind"] == "epoch" and event["done"]:
             self.epoch(number, event)
         reason = (event["ended_by"] or "stopped early") if event["kind"] == "epoch" else event["kind"]
-        best = self._latest.pop(number, None) or {}
+        best, metrics = self._latest.pop(number, None) or {}, self.record.best_metrics(number)
         facts = {"ended_by" if STATES.get(reason) == TrialState.COMPLETE else "reason": reason,
                  "best_epoch": best.get("best_epoch", 0), "epochs": best.get("epoch", 0),
-                 "metrics": best.get("best_metrics", {})}
+                 "metrics": metrics}
         if event["kind"] != "epoch":
             facts.update(message=event["message"], memory=event.get("memory", 0))
         values = None
         if best:
-            values = [best["best_value"]] + [best["best_metrics"].get(o, float("nan")) for o in self._objectives[1:]]
+            values = [best["best_value"], *(float(metrics.get(o, "nan")) for o in self._objectives[1:])]
         self.record.finish(number, STATES.get(reason, TrialState.FAIL), values, facts)
         trial = self.record.study.get_trials(deepcopy=False)[number]
         self._tell("on_end", number, event, trial)
@@ -99,8 +102,13 @@ class Asker(_Unsaved, Searcher):
 
     def on_trial_complete(self, trial_id: str, result=None, error: bool = False) -> None:
         number = self._numbers.pop(trial_id, None)
-        if number is not None:
+        if number is None:
+            return
+        try:
             self._referee.end(number, None if error or not result else result["event"].event)
+        except Exception as e:
+            self._referee.error = e
+            self._referee.record.closed = True
 
 
 class Stopper(_Unsaved, FIFOScheduler):

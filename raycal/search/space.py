@@ -28,7 +28,7 @@ LENGTH = "windows.length"
 
 @dataclass(frozen=True)
 class Space:
-    """A loaded space; `limits` narrow a parameter from above, `fixed` are settings the user holds."""
+    """A loaded space; `limits` narrow a whole number from above, `fixed` are settings the user holds."""
 
     name: str
     base: Config
@@ -66,9 +66,16 @@ class Space:
         """Say whether some parameters are suggested only for some values of others."""
         return len({frozenset(self.draw(rng)[0]) for _ in range(draws)}) > 1
 
-    def longest_window(self, rng) -> int:
-        """Return the largest window length, in frames, that the space may propose."""
-        return max([self.base.windows.length, *(self.draw(rng)[1].windows.length for _ in range(200))])
+    def windows(self, rng, draws: int = 200) -> tuple[int, int]:
+        """Return the smallest and the largest window length, in frames, that the space may propose."""
+        lengths = []
+        for _ in range(draws):
+            probe = _Random(rng)
+            lengths.append(self.propose(probe).windows.length)
+            suggested = probe.distributions.get(LENGTH)
+            if suggested is not None:  # draws from a range rarely touch its ends
+                lengths += getattr(suggested, "choices", None) or (suggested.low, suggested.high)
+        return min(lengths), max(lengths)
 
 
 def names() -> list[str]:
@@ -119,7 +126,7 @@ def _from_file(path: pathlib.Path):
 
 
 class _Narrowed:
-    """A trial whose suggestions stay below the limits; names the user fixed are not suggested at all."""
+    """A trial whose whole-number suggestions stay below the limits; names the user fixed are not suggested at all."""
 
     def __init__(self, trial: Any, limits: Mapping[str, float], fixed: Mapping[str, Any]):
         self._trial, self._limits, self._fixed = trial, limits, fixed
@@ -146,8 +153,7 @@ class _Narrowed:
     def suggest_float(self, name: str, low: float, high: float, **options):
         if name in self._fixed:
             return self._hold(name)
-        high = min(high, self._limits.get(name, high))
-        return self._trial.suggest_float(name, min(low, high), high, **options)
+        return self._trial.suggest_float(name, low, high, **options)
 
     def _hold(self, name: str):
         self._held[name] = self._fixed[name]
@@ -202,7 +208,6 @@ class _Random(_Probe):
 
         low, high = distribution.low, distribution.high
         value = exp(self._rng.uniform(log(low), log(high))) if distribution.log else self._rng.uniform(low, high)
-        if isinstance(distribution, optuna.distributions.IntDistribution):
-            steps = round((value - low) / distribution.step)
-            return int(min(high, low + steps * distribution.step))
-        return float(value)
+        if distribution.step:
+            value = min(high, low + round((value - low) / distribution.step) * distribution.step)
+        return int(value) if isinstance(distribution, optuna.distributions.IntDistribution) else float(value)

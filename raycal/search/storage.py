@@ -9,6 +9,7 @@ import pathlib
 import time
 
 from raycal.errors import UserError
+from raycal.search.folder import write_atomically
 
 EVERY = 30.0  # s between uploads
 SKIPPED = ("lock",)
@@ -76,7 +77,8 @@ def fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
     files = [i for i in fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True))
              if i.is_file]
     if not files:
-        raise UserError(f"--resume {uri}: nothing is stored there; give the folder of a run, such as s3://bucket/runs/NAME")
+        raise UserError(f"--resume {uri}: nothing is stored there; give the folder of a run, "
+                        "such as s3://bucket/runs/NAME")
     folder = into / root.rsplit("/", 1)[-1]
     for info in files:
         target = folder / info.path[len(root):].lstrip("/")
@@ -84,5 +86,5 @@ def fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with fs.open_input_stream(info.path) as source:
-            target.write_bytes(source.read())
+            write_atomically(target, source.read())
     return folder

@@ -65,8 +65,7 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return samplers.GPSampler(seed=seed)
     if name == "nsga2":
         return samplers.NSGAIISampler(seed=seed)
-    return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed,
-                               warn_independent_sampling=False)
+    return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
 def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
@@ -162,6 +161,14 @@ class Record:
         trial.report(best, epoch)
         return number != 0 and trial.should_prune()
 
+    def note_best(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep the metrics of a trial's best epoch so far: a resumed trial may have passed it before."""
+        if number in self._running:
+            self._running[number].set_user_attr("metrics", plain(metrics))
+
+    def best_metrics(self, number: int) -> dict[str, Any]:
+        return self._running[number].user_attrs.get("metrics", {})
+
     def finish(self, number: int, state: TrialState, values: Sequence[float] | None, facts: Mapping[str, Any]) -> None:
         """Tell the study how a trial ended; facts become its attributes."""
         trial = self._running.pop(number, None)
@@ -171,11 +178,10 @@ class Record:
         history = self.history.pop(number)
         attributes = {"seconds": round(trial.user_attrs.get("seconds", 0.0) + seconds, 3),
                       "objective_by_epoch": [[e, v] for e, v in sorted(history.items())], **facts}
+        if state == TrialState.COMPLETE and (values is None or not np.isfinite(values).all()):
+            state, attributes["reason"] = TrialState.PRUNED, "no finite objective"
         for key, value in attributes.items():
-            trial.set_user_attr(key, _plain(value))
-        usable = values is not None and all(np.isfinite(values))
-        if state == TrialState.COMPLETE and not usable:
-            state = TrialState.PRUNED
+            trial.set_user_attr(key, plain(value))
         # A pruned trial carries no value of its own: Optuna takes its last report.
         self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
 
@@ -198,12 +204,12 @@ def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
     return min(complete, key=lambda t: (sign * t.values[0], t.number))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn numpy numbers into what JSON holds; NaN and infinity become words, JSON has none."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (np.integer, np.floating)):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):

@@ -39,6 +39,11 @@ class BorrowedSlot(tune.Trainable):
     def cleanup(self) -> None:
         self._return()
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}  # the worker writes the state of its trial; a trainable has none
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None: ...
+
 
 class _Opaque:
     """Carries an event through Tune, which flattens and prints the dicts it sees."""

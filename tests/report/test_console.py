@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from optuna.trial import TrialState
+
+from raycal.report.console import Progress, closing
+from raycal.report.leaderboard import summary
+
+
+@pytest.fixture
+def progress():
+    return Progress(total=10, done=0, objective="nmse", minimize=True, slots=2)
+
+
+def numbered(trial, number):
+    trial.number = number
+    return trial
+
+
+def test_a_line_a_trial_says_value_epoch_seconds_and_who_leads(progress, told, capsys):
+    with progress:
+        for number, value in ((0, 0.5), (1, 0.4), (2, 0.45)):
+            progress.on_start(number, None)
+            progress.on_end(number, {}, numbered(told(values=[value]), number))
+    assert capsys.readouterr().out.splitlines() == [
+        "trial   0  nmse 0.5000 at epoch 2  1.5 s  (default)", "trial   1  nmse 0.4000 at epoch 2  1.5 s  best so far",
+        "trial   2  nmse 0.4500 at epoch 2  1.5 s"]
+
+
+def test_a_stopped_trial_says_why_and_never_leads(progress, told, capsys):
+    progress.on_end(0, {}, numbered(told(values=[0.5]), 0))
+    progress.on_end(1, {}, numbered(told(TrialState.PRUNED, [0.1], (0.1,), reason="stopped early"), 1))
+    progress.on_end(2, {}, numbered(told(TrialState.PRUNED, reason="oom"), 2))
+    assert capsys.readouterr().out.splitlines()[1:] == ["trial   1  stopped early at epoch 3  1.5 s",
+                                                        "trial   2  oom at epoch 3  1.5 s"]
+    assert "best 0.5000 (trial 0)" in progress._line() and "stopped early 2" in progress._line()
+
+
+def test_a_failed_trial_shows_its_message_as_it_is(progress, told, capsys):
+    message = "Traceback (most recent call last):\n  [bold]x[/bold]\nValueError: thirteen\n"
+    progress.on_end(3, {}, numbered(told(TrialState.FAIL, reason="error", message=message), 3))
+    assert capsys.readouterr().out == f"trial   3  error at epoch 3  1.5 s\n{message}"
+
+
+def test_counts_and_the_running_default_are_on_the_line(progress):
+    progress.on_start(0, None)
+    progress.on_epoch(0, {"epoch": 1, "best_value": 0.7})
+    assert progress._line().startswith(
+        "running 1  done 0  stopped early 0  failed 0  of 10   nmse best -, default 0.7000")
+
+
+def test_trials_of_an_earlier_start_set_the_mark(told, capsys):
+    progress = Progress(total=10, done=2, objective="correlation", minimize=False, slots=1)
+    progress.seen(0, 0.5)
+    progress.seen(1, 0.8)
+    progress.seen(2, None)
+    progress.on_end(3, {}, numbered(told(values=[0.7]), 3))
+    assert "best so far" not in capsys.readouterr().out
+    assert "best 0.8000 (trial 1), default 0.5000" in progress._line()
+
+
+def test_quiet_prints_nothing(told, capsys):
+    progress = Progress(5, 0, "nmse", True, 1, quiet=True)
+    with progress:
+        progress.on_end(1, {}, numbered(told(values=[0.7]), 1))
+        progress.say("words")
+    Progress.printer(True)("more words")
+    assert capsys.readouterr().out == ""
+
+
+def test_long_lines_are_not_broken_and_not_read_as_markup(capsys):
+    Progress.printer(False)("[red]" + "x" * 300)
+    assert capsys.readouterr().out == "[red]" + "x" * 300 + "\n"
+
+
+def facts(**more):
+    return {"space": "vq", "objective": "nmse", "sessions": ["a"], "fingerprints": {}, "seconds": 61.0,
+            "folder": "runs/vq-1", "interrupted": False, **more}
+
+
+def test_the_closing_block_sets_the_winner_beside_the_default_and_ends_with_what_to_run(study):
+    ridge = {"velocity": {"r2": 0.25, "null": -0.01}, "unseen": {"r2": math.nan, "null": "nan"}}
+    text = closing(summary(study, facts(ridge=ridge)))
+    lines = text.splitlines()
+    assert len(lines) <= 20
+    assert lines[0] == "2 trials complete, 1 stopped early, 1 failed in 61 s"
+    assert lines[1].split() == ["winner", "default"]
+    assert lines[2].split() == ["trial", "1", "(epoch", "2)", "0", "(epoch", "2)"]
+    assert any(x.split() == ["NMSE", "0.3000", "0.5000"] for x in lines)
+    assert any(x.split() == ["correlation", "0.8000", "-"] for x in lines)
+    assert "ridge on raw traces 0.2500, shifted (null) -0.0100" in text
+    assert "tensorboard --logdir runs/vq-1" in text and "--resume runs/vq-1 --more 20" in text
+    assert "raycal.load" in text and "one seed each" in lines[-1]
+
+
+def test_an_interrupted_search_says_how_to_go_on(study):
+    text = closing(summary(study, facts(interrupted=True)))
+    assert text.splitlines()[-1] == "next         python run_search.py --resume runs/vq-1"
+
+
+def test_a_search_that_no_trial_completed_says_so(told):
+    import optuna
+
+    study = optuna.create_study()
+    study.add_trial(told(TrialState.FAIL, reason="error"))
+    text = closing(summary(study, facts()))
+    assert "no trial completed, so there is no winner" in text and "best model" not in text
+
+
+def test_a_default_that_has_not_trained_is_shown_as_absent(study):
+    whole = summary(study, facts())
+    whole["default"] = {"number": 0, "epoch": None, "metrics": {}}
+    assert closing(whole).splitlines()[2].split() == ["trial", "1", "(epoch", "2)", "-"]
