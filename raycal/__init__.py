@@ -11,12 +11,14 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {"read": "raycal.sessions.readers", "simulate": "raycal.sessions.simulate", "train": "raycal.api",
-          "search": "raycal.api", "load": "raycal.inference", "Config": "raycal.config",
+          "load": "raycal.inference", "Config": "raycal.config",
           "UserError": "raycal.errors", "Session": "raycal.sessions.session"}
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, "search"])
 
 
 def __getattr__(name: str):
+    if name == "search":
+        return importlib.import_module("raycal.search")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'raycal' has no attribute {name!r}")

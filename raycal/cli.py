@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import pathlib
 import sys
 from typing import Any
 
@@ -93,7 +94,6 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
 def _search(argv: list[str]) -> int:
     from raycal import api
     from raycal.search import space as spaces
-    from raycal.search.run import Options, run
 
     args = search_parser().parse_args(argv)
     if args.list_spaces:
@@ -101,17 +101,23 @@ def _search(argv: list[str]) -> int:
         return 0
     if args.more and not args.resume:
         raise UserError("--more: adds trials to a run; name it with --resume DIR")
+    if args.resume and "://" in args.resume:
+        from raycal.search.storage import fetch
+
+        args.storage = args.storage or args.resume.rstrip("/").rsplit("/", 1)[0]
+        args.resume = str(fetch(args.resume, pathlib.Path("runs")))
     name, sessions, from_file, given = _gather(args)
     space, config, held = api.configure(name, given, from_file)
     if args.print_config:
         print(config.to_yaml(), end="")
         return 0
+    from raycal.report.console import closing
+    from raycal.search.run import Options, run  # here: it imports Ray
+
     summary = run(space, config, Options(
         sessions=sessions, out=args.out, resume=args.resume, more=args.more, max_concurrent=args.max_concurrent,
         max_minutes=args.max_minutes, address=args.address, storage=args.storage, verbose=args.verbose,
         quiet=args.quiet, held=held))
-    from raycal.report.console import closing
-
     print(closing(summary))
     return 0 if summary["best"] else 1
 
@@ -160,8 +166,6 @@ def _train(argv: list[str]) -> int:
 
 
 def _sessions(argv: list[str]) -> int:
-    import pathlib
-
     from raycal.report.figures import draw_session
     from raycal.sessions.readers import read
 

@@ -11,13 +11,13 @@ from optuna.trial import TrialState
 class Progress:
     """Counts running, done, stopped early and failed trials; best so far beside the default; time left."""
 
-    def __init__(self, total: int, done: int, objective: str, minimize: bool, slots: int, quiet: bool = False,
+    def __init__(self, total: int, done: int, objective: str, minimize: bool, quiet: bool = False,
                  deadline: float | None = None):
         from rich.console import Console
 
         self.console = Console(quiet=quiet, highlight=False)
         self._total, self._before, self._objective, self._sign = total, done, objective, 1.0 if minimize else -1.0
-        self._slots, self._deadline = slots, deadline
+        self._deadline = deadline
         self._began = time.monotonic()
         self._running: dict[int, int] = {}
         self._ends: Counter[str] = Counter()

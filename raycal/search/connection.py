@@ -1,9 +1,13 @@
 """Ray for a search: a local instance of its own or a cluster by address, quiet, with the slots that fit."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +39,14 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
     """Start or join Ray; return True when this process started it and is to end it."""
     import ray
 
+    if not verbose:
+        hush()
     if ray.is_initialized():
         return False
     environment = {**DRIVER_ENVIRONMENT, **TRAIN_ENVIRONMENT}
     for key, value in environment.items():
         os.environ.setdefault(key, value)
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
-    if not verbose:
-        hush()
     if address:
         try:
             ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
@@ -83,6 +87,61 @@ def slots(config: Config, trials: int, max_concurrent: int = 0, local: bool = Tr
     return Slots(count, training.workers, resources, bool(per_worker))
 
 
+@dataclass
+class Cluster:
+    """Ray as a run has it: what fits, and the pool once it is started."""
+
+    slots: Slots
+    scratch: str  # folder for what Train and Tune insist on writing
+    limit: float  # s an epoch may take
+    pool: Any = None
+
+    def grow(self, count: int) -> None:
+        """Start slots until there are count; the first call makes the pool."""
+        import ray
+
+        from raycal.search.slots import SlotPool
+
+        threads = max(1, (os.cpu_count() or 1) // self.slots.count) if self.slots.use_gpu else 1
+        self.pool = self.pool or SlotPool.remote(
+            {"workers": self.slots.workers, "resources": self.slots.resources, "use_gpu": self.slots.use_gpu,
+             "storage": self.scratch, "threads": threads, "limit": self.limit})
+        ray.get(self.pool.grow.remote(count))
+
+    def close(self, gently: bool) -> None:
+        """End the pool and remove the placement groups of its workers; gently: let the workers end by themselves."""
+        import ray
+
+        if self.pool is None:
+            return
+        groups = ray.get(self.pool.state.remote(), timeout=10)["groups"]
+        if gently:
+            ray.get(self.pool.close.remote(), timeout=30)
+        remove_groups(groups)
+        ray.kill(self.pool)
+
+
+@contextlib.contextmanager
+def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str | None = None, verbose: bool = False,
+            temp_dir: str | None = None) -> Iterator[Cluster]:
+    """Connect to Ray, find what fits, and give everything back at the end; raise UserError when nothing fits."""
+    import ray
+
+    own = connect(config, address, verbose, temp_dir)
+    scratch = tempfile.mkdtemp(prefix="raycal-")
+    try:
+        found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
+        try:
+            yield found
+        finally:
+            with contextlib.suppress(ray.exceptions.RayError):  # a pool that died has nothing to give back
+                found.close(gently=bool(address) or not own)  # a local Ray of our own takes its workers along
+    finally:
+        if own:
+            ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def hush() -> None:
     """Keep Ray's, Tune's and Optuna's chatter off the console."""
     import optuna
@@ -97,7 +156,6 @@ def hush() -> None:
 
 def remove_groups(groups: list[str]) -> None:
     """Remove placement groups by id: those a worker group that was killed has left behind."""
-    import ray
     from ray._raylet import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -105,4 +163,3 @@ def remove_groups(groups: list[str]) -> None:
     for group in groups:
         if table.get(group, {}).get("state") not in (None, "REMOVED"):
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-    del ray

@@ -6,22 +6,25 @@ import os
 import pathlib
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress
+from raycal.report.tensorboard import TensorBoard
 from raycal.search import connection
 from raycal.search.folder import RunFolder, write_atomically
+from raycal.search.keeper import Keeper
 from raycal.search.plan import SIMULATED, Plan, check_search, enqueue, make_plan, simulated_sessions
+from raycal.search.scheduler import Asker, Halter, Referee, Stopper
 from raycal.search.space import Space
-
-START_TIMEOUT = 300.0  # s until the first worker group must stand
 
 
 @dataclass
@@ -42,59 +45,31 @@ class Options:
     held: dict[str, Any] = field(default_factory=dict)  # settings the user fixed: they are not searched
 
 
-@dataclass
-class Cluster:
-    """Ray as this run has it: the pool of slots, and what to give back at the end."""
-
-    slots: connection.Slots
-    pool: Any
-    own: bool
-    scratch: str
-
-    def close(self) -> None:
-        """Give everything back: worker groups, their placement groups, the pool, Ray if it is ours."""
-        import ray
-
-        if not ray.is_initialized():
-            return
-        with contextlib.suppress(ray.exceptions.RayError):
-            groups = ray.get(self.pool.state.remote(), timeout=10)["groups"]
-            if not self.own or os.environ.get("RAY_ADDRESS"):
-                ray.get(self.pool.close.remote(), timeout=30)
-            connection.remove_groups(groups)
-            ray.kill(self.pool)
-        if self.own:
-            ray.shutdown()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
-
 def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     """Run or resume a search; return its summary with "folder" and "interrupted" added.
 
     Bad input raises UserError before any slot starts.
     """
     check_search(space, config)
-    folder = RunFolder.existing(options.resume) if options.resume else None
-    sessions = read_sessions(options.sessions)
-    if folder:
-        folder.lock()
-    cluster = None
-    try:
-        say = Progress.printer(options.quiet)
-        if not sessions:
+    say = Progress.printer(options.quiet)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_held(RunFolder.existing(options.resume))) if options.resume else None
+        sessions = read_sessions(options.sessions)
+        plan = make_plan(space, config, sessions, say) if sessions else None
+        folder = folder or stack.enter_context(_new_folder(space, options))
+        mirror = _mirror(folder, options, say)
+        study = _open(plan, folder, say) if plan else None
+        cluster = stack.enter_context(connection.cluster(
+            config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
+            options.temp_dir))
+        if plan is None:
             say(SIMULATED)
-            cluster = _start(config, options, alone=True)
+            cluster.grow(1)  # starts while the sessions are being made
             sessions = simulated_sessions()
-        plan = make_plan(space, config, sessions, say)
-        folder = folder or _new_folder(space, options)
+            plan = make_plan(space, config, sessions, say)
+            study = _open(plan, folder, say)
         write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
-        cluster = cluster or _start(plan.config, options)
-        return _search(plan, folder, cluster, options, sessions, say)
-    finally:
-        if cluster:
-            cluster.close()
-        if folder:
-            folder.unlock()
+        return _search(plan, study, folder, cluster, options, sessions, mirror)
 
 
 def read_sessions(sessions: Sequence[Any]) -> list:
@@ -105,10 +80,27 @@ def read_sessions(sessions: Sequence[Any]) -> list:
     return [s for s in sessions if not isinstance(s, (str, pathlib.Path))] + (read(paths) if paths else [])
 
 
-def _new_folder(space: Space, options: Options) -> RunFolder:
-    folder = RunFolder.create(options.out, space.name)
+@contextlib.contextmanager
+def _held(folder: RunFolder) -> Iterator[RunFolder]:
+    """Hold the lock of a run folder."""
     folder.lock()
-    return folder
+    try:
+        yield folder
+    finally:
+        folder.unlock()
+
+
+@contextlib.contextmanager
+def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
+    """Make and hold a new run folder; a run that bad input ends before its first trial leaves none behind."""
+    folder = RunFolder.create(options.out, space.name)
+    with _held(folder):
+        try:
+            yield folder
+        except UserError:
+            if not any((folder.path / "trials").iterdir()):
+                shutil.rmtree(folder.path)
+            raise
 
 
 def _run_yaml(space: Space, config: Config, options: Options) -> str:
@@ -120,69 +112,65 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
         + config.to_yaml()
 
 
-def _start(config: Config, options: Options, alone: bool = False) -> Cluster:
-    """Connect to Ray and start the slots; alone: only the first, while sessions are still being made."""
+def _search(plan: Plan, study, folder: RunFolder, cluster: connection.Cluster, options: Options, sessions: list,
+            mirror: Callable[..., Any]) -> dict[str, Any]:
+    """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
-    own = connection.connect(config, options.address, options.verbose, options.temp_dir)
-    slots = connection.slots(config, max(config.search.trials, options.more), options.max_concurrent,
-                             local=not options.address)
-    from raycal.search.slots import SlotPool
-
-    scratch = tempfile.mkdtemp(prefix="raycal-")
-    threads = 1 if not slots.use_gpu else max(1, (os.cpu_count() or 1) // slots.count)
-    pool = SlotPool.remote({"workers": slots.workers, "resources": slots.resources, "use_gpu": slots.use_gpu,
-                            "storage": scratch, "threads": threads, "limit": config.training.epoch_limit})
-    ray.get(pool.grow.remote(1 if alone else slots.count))
-    return Cluster(slots, pool, own, scratch)
-
-
-def _search(plan: Plan, folder: RunFolder, cluster: Cluster, options: Options, sessions: list,
-            say: Callable[[str], None]) -> dict[str, Any]:
-    import ray
-
-    from raycal.report.tensorboard import TensorBoard
-    from raycal.search.keeper import Keeper
-    from raycal.search.scheduler import Referee
+    from raycal.metrics.baselines import ridge_on_traces
     from raycal.search.study import Record
     from raycal.sessions import store
+
+    refs = store.put(plan.dataset)
+    cluster.grow(cluster.slots.count)
+    ray.get(cluster.pool.set_dataset.remote(refs))
+    wanted = _wanted(study, plan.config, options)
+    record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
+                    seed=plan.config.training.seed)
+    keeper = Keeper(folder, study, _facts(plan, study, sessions), plan.config.search.keep, after=mirror)
+    deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
+    progress = _progress(plan, record, wanted, options, deadline)
+    with ThreadPoolExecutor(1) as helper, _interruptible() as interrupted, \
+            contextlib.closing(_board(plan, folder, study)) as board:
+        ridge = helper.submit(ridge_on_traces, plan.dataset)
+        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress])
+        with progress:
+            _tune(referee, cluster, lambda: interrupted() or bool(deadline and time.monotonic() > deadline))
+        record.abandon()
+        keeper.add({"ridge": ridge.result()})
+    summary = keeper.write()
+    study.set_user_attr("seconds", summary["seconds"])
+    mirror(force=True)
+    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
+
+
+def _facts(plan: Plan, study, sessions: list) -> dict[str, Any]:
+    """Return what summary.json says besides the trials."""
+    return {"space": plan.space.name, "objective": plan.config.search.objective, "rate_limit": plan.rate_limit,
+            "sessions": [s.id for s in sessions], "fingerprints": {s.id: s.fingerprint for s in sessions},
+            "data_fingerprint": plan.dataset.fingerprint, "seconds": study.user_attrs.get("seconds", 0.0)}
+
+
+def _progress(plan: Plan, record, wanted: int, options: Options, deadline: float | None) -> Progress:
+    earlier = record.trained()
+    progress = Progress(wanted, len(earlier), plan.config.search.objective, plan.directions[0] == "minimize",
+                        options.quiet, deadline)
+    for trial in earlier:
+        progress.seen(trial.number, trial.values[0] if trial.state == TrialState.COMPLETE else None)
+    return progress
+
+
+def _board(plan: Plan, folder: RunFolder, study) -> TensorBoard:
+    distributions = plan.space.distributions(np.random.default_rng(0))
+    return TensorBoard(folder.trial, distributions, plan.objectives[0],
+                       lambda number: study.get_trials(deepcopy=False)[number].params)
+
+
+def _payload(folder: RunFolder) -> Callable[[int, Config], dict[str, Any]]:
+    """Return what makes of a trial the job that a worker takes."""
     from raycal.training.loop import train
 
-    config = plan.config
-    refs = store.put(plan.dataset)
-    ray.get(cluster.pool.set_dataset.remote(refs))
-    ray.get(cluster.pool.grow.remote(cluster.slots.count))
-    study = _open(plan, folder, say)
-    wanted = _wanted(study, config, options)
-    record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
-                    seed=config.training.seed)
-    mirror = _mirror(folder, options)
-    facts = {"space": plan.space.name, "objective": config.search.objective, "rate_limit": plan.rate_limit,
-             "sessions": [s.id for s in sessions], "fingerprints": {s.id: s.fingerprint for s in sessions},
-             "data_fingerprint": plan.dataset.fingerprint, "seconds": study.user_attrs.get("seconds", 0.0)}
-    keeper = Keeper(folder, study, facts, config.search.keep, after=mirror)
-    begun, deadline = time.monotonic(), time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
-    progress = Progress(wanted, len(record.trained()), config.search.objective, plan.directions[0] == "minimize",
-                        cluster.slots.count, options.quiet, deadline)
-    _show_earlier(progress, record)
-    params = lambda number: study.get_trials(deepcopy=False)[number].params  # noqa: E731
-    import numpy as np
-
-    board = TensorBoard(folder.trial, plan.space.distributions(np.random.default_rng(0)), plan.objectives[0], params)
-    payload = lambda number, c: {"config": c.flat(), "folder": str(folder.trial(number)), "trainer": train}  # noqa: E731
-    referee = Referee(record, payload, list(plan.objectives), [keeper, board, progress])
-    with ThreadPoolExecutor(1) as helper, _interruptible() as interrupted:
-        ridge = helper.submit(_ridge, plan.dataset)
-        with progress:
-            _tune(referee, cluster, lambda: interrupted() or bool(deadline and time.monotonic() > deadline), options)
-        stopped = interrupted() or len(record.trained()) < wanted
-        record.abandon()
-        board.close()
-        keeper.add({"ridge": _ridge_figures(ridge)})
-    study.set_user_attr("seconds", round(facts["seconds"] + time.monotonic() - begun, 3))
-    whole = keeper.write()
-    mirror(force=True)
-    return {**whole, "folder": str(folder.path), "interrupted": stopped}
+    return lambda number, config: {"config": config.flat(), "folder": str(folder.trial(number)), "trainer": train}
 
 
 def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None]):
@@ -192,10 +180,10 @@ def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None]):
     study = open_study(folder, plan.config, plan.directions, plan.space)
     known = study.user_attrs.get("data_fingerprint")
     if known is None:
-        for key, value in (("data_fingerprint", plan.dataset.fingerprint), ("objective", plan.config.search.objective),
-                           ("space", plan.space.name), ("rate_limit", plan.rate_limit)):
-            study.set_user_attr(key, value)
         enqueue(study, plan, say)
+        for key, value in (("objective", plan.config.search.objective), ("space", plan.space.name),
+                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.dataset.fingerprint)):
+            study.set_user_attr(key, value)
     elif known != plan.dataset.fingerprint:
         raise UserError(f"--resume {folder.path}: the sessions or their split changed (fingerprint {known} then, "
                         f"{plan.dataset.fingerprint} now), so old and new trials could not be compared\n"
@@ -210,24 +198,18 @@ def _wanted(study, config: Config, options: Options) -> int:
     return wanted
 
 
-def _show_earlier(progress: Progress, record) -> None:
-    for trial in record.trained():
-        progress.seen(trial.number, trial.values[0] if trial.values else None)
-
-
-def _mirror(folder: RunFolder, options: Options) -> Callable[..., Any]:
+def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> Callable[..., Any]:
     if not options.storage:
         return lambda force=False: None
     from raycal.search.storage import Mirror
 
-    return Mirror(folder.path, options.storage).upload
+    return Mirror(folder.path, options.storage, say).upload
 
 
-def _tune(referee, cluster: Cluster, over: Callable[[], bool], options: Options) -> None:
+def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool]) -> None:
     """Let Ray Tune move trials through the slots until the referee has none to start."""
     from ray import tune
 
-    from raycal.search.scheduler import Asker, Halter, Stopper
     from raycal.search.trainable import BorrowedSlot
 
     trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool), {"CPU": 0.001})
@@ -262,13 +244,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _ridge(dataset) -> dict[str, Any]:
-    from raycal.metrics.baselines import ridge_on_traces
-
-    return ridge_on_traces(dataset)
-
-
-def _ridge_figures(future: Future) -> dict[str, Any]:
-    return future.result() or {}

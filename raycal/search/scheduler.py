@@ -40,9 +40,10 @@ class Referee:
 
     def epoch(self, number: int, event: dict[str, Any]) -> bool:
         """Record an epoch; return True when the trial is to stop."""
+        stop = self.record.epoch(number, event["epoch"], event["objective"], event["best_value"],
+                                 event["metrics"].get("seconds", 0.0))
         if event["best_epoch"] == event["epoch"]:
             self.record.note_best(number, event["metrics"])
-        stop = self.record.epoch(number, event["epoch"], event["objective"], event["best_value"])
         self._latest[number] = event
         self._tell("on_epoch", number, event)
         return stop
@@ -60,7 +61,7 @@ class Referee:
         best, metrics = self._latest.pop(number, None) or {}, self.record.best_metrics(number)
         facts = {"ended_by" if STATES.get(reason) == TrialState.COMPLETE else "reason": reason,
                  "best_epoch": best.get("best_epoch", 0), "epochs": best.get("epoch", 0),
-                 "metrics": metrics}
+                 "metrics": metrics, "seed": self.record.seed, "checkpoint": f"trials/{number:04d}/model.pt"}
         if event["kind"] != "epoch":
             facts.update(message=event["message"], memory=event.get("memory", 0))
         values = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import time
+from collections.abc import Callable
 
 from raycal.errors import UserError
 from raycal.search.folder import write_atomically
@@ -29,8 +30,8 @@ def filesystem(uri: str):
 class Mirror:
     """Uploads the changed files of a run folder to uri/NAME."""
 
-    def __init__(self, folder: pathlib.Path, uri: str):
-        self._folder = folder
+    def __init__(self, folder: pathlib.Path, uri: str, say: Callable[[str], None] = print):
+        self._folder, self._uri, self._say = folder, uri, say
         self._fs, root = filesystem(uri)
         self._root = f"{root.rstrip('/')}/{folder.name}"
         self._sent: dict[pathlib.Path, tuple[int, int]] = {}
@@ -42,7 +43,10 @@ class Mirror:
                             "check the bucket and the credentials") from None
 
     def upload(self, force: bool = False) -> int:
-        """Send what changed since the last upload, journal last; return the number of files sent."""
+        """Send what changed since the last upload, journal last; return the number of files sent.
+
+        A storage that fails is said, and tried again at the next upload: the search goes on without it.
+        """
         if not force and time.monotonic() - self._last < EVERY:
             return 0
         self._last = time.monotonic()
@@ -59,6 +63,10 @@ class Mirror:
                     sent += 1
             except FileNotFoundError:
                 continue  # a checkpoint that was dropped meanwhile
+            except OSError as e:
+                self._say(f"--storage {self._uri}: {path.name} could not be copied ({str(e).splitlines()[0]}); "
+                          + ("the copy is not complete, the run folder is" if force else "tried again later"))
+                return sent
         return sent
 
     def _send(self, path: pathlib.Path) -> None:

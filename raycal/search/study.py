@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,11 +94,11 @@ class Record:
 
     def __init__(self, study: optuna.Study, space: Space, *, rate: Callable[[Config], float], rate_limit: float,
                  wanted: int, seed: int):
-        self.study, self.space = study, space
+        self.study, self.space, self.seed = study, space, seed
         self._rate, self._rate_limit, self._wanted = rate, rate_limit, wanted
         self._rng = np.random.default_rng(_seed(seed, len(study.get_trials(deepcopy=False)) + 7))
         self._running: dict[int, optuna.Trial] = {}
-        self._started: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}  # of training and judging, as the workers measured them
         self.history: dict[int, dict[int, float]] = {}
         self.closed = False
 
@@ -135,8 +134,8 @@ class Record:
             trial.set_constraint("rate", self._rate(config) - self._rate_limit)
         trial.set_user_attr("config", config.flat())
         self._running[trial.number] = trial
-        self._started[trial.number] = time.monotonic()
-        self.history[trial.number] = {}
+        self._seconds[trial.number] = trial.user_attrs.get("seconds", 0.0)
+        self.history[trial.number] = {int(e): v for e, v in trial.user_attrs.get("objective_by_epoch", ())}
         return trial.number, config
 
     def _feasible_draw(self) -> dict[str, Any]:
@@ -146,7 +145,7 @@ class Record:
                 return params
         raise UserError(f"search.rate_limit={self._rate_limit:g}: none of 10 000 random configurations meets it")
 
-    def epoch(self, number: int, epoch: int, objective: float, best: float) -> bool:
+    def epoch(self, number: int, epoch: int, objective: float, best: float, seconds: float = 0.0) -> bool:
         """Note an epoch; return True when the study's pruner ends the trial.
 
         The running best is reported, so a trial is judged by the best it has shown. Trial 0, the
@@ -155,6 +154,7 @@ class Record:
         if number not in self._running or epoch in self.history[number]:
             return False
         self.history[number][epoch] = objective
+        self._seconds[number] += seconds
         if self.pareto or not np.isfinite(best):
             return False
         trial = self._running[number]
@@ -165,19 +165,23 @@ class Record:
         """Keep the metrics of a trial's best epoch so far: a resumed trial may have passed it before."""
         if number in self._running:
             self._running[number].set_user_attr("metrics", plain(metrics))
+            self._note_progress(number)
+
+    def _note_progress(self, number: int) -> None:
+        trial = self._running[number]
+        trial.set_user_attr("seconds", round(self._seconds[number], 3))
+        trial.set_user_attr("objective_by_epoch", plain(sorted(self.history[number].items())))
 
     def best_metrics(self, number: int) -> dict[str, Any]:
         return self._running[number].user_attrs.get("metrics", {})
 
     def finish(self, number: int, state: TrialState, values: Sequence[float] | None, facts: Mapping[str, Any]) -> None:
         """Tell the study how a trial ended; facts become its attributes."""
-        trial = self._running.pop(number, None)
-        if trial is None:
+        if number not in self._running:
             return
-        seconds = time.monotonic() - self._started.pop(number)
-        history = self.history.pop(number)
-        attributes = {"seconds": round(trial.user_attrs.get("seconds", 0.0) + seconds, 3),
-                      "objective_by_epoch": [[e, v] for e, v in sorted(history.items())], **facts}
+        self._note_progress(number)
+        trial, attributes = self._running.pop(number), dict(facts)
+        del self.history[number], self._seconds[number]
         if state == TrialState.COMPLETE and (values is None or not np.isfinite(values).all()):
             state, attributes["reason"] = TrialState.PRUNED, "no finite objective"
         for key, value in attributes.items():
@@ -188,6 +192,7 @@ class Record:
     def abandon(self) -> None:
         """Put running trials back to waiting, as a resumed run will find them."""
         for trial in self._running.values():
+            self._note_progress(trial.number)
             self.study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         self._running.clear()
 

@@ -11,7 +11,7 @@ from raycal.report.leaderboard import summary
 
 @pytest.fixture
 def progress():
-    return Progress(total=10, done=0, objective="nmse", minimize=True, slots=2)
+    return Progress(total=10, done=0, objective="nmse", minimize=True)
 
 
 def numbered(trial, number):
@@ -52,7 +52,7 @@ def test_counts_and_the_running_default_are_on_the_line(progress):
 
 
 def test_trials_of_an_earlier_start_set_the_mark(told, capsys):
-    progress = Progress(total=10, done=2, objective="correlation", minimize=False, slots=1)
+    progress = Progress(total=10, done=2, objective="correlation", minimize=False)
     progress.seen(0, 0.5)
     progress.seen(1, 0.8)
     progress.seen(2, None)
@@ -62,7 +62,7 @@ def test_trials_of_an_earlier_start_set_the_mark(told, capsys):
 
 
 def test_quiet_prints_nothing(told, capsys):
-    progress = Progress(5, 0, "nmse", True, 1, quiet=True)
+    progress = Progress(5, 0, "nmse", True, quiet=True)
     with progress:
         progress.on_end(1, {}, numbered(told(values=[0.7]), 1))
         progress.say("words")

@@ -102,7 +102,7 @@ def test_unknown_space_names_the_nearest_and_the_installed():
 def test_space_file_is_loaded_by_path(space_file, rng):
     space = spaces.load(space_file)
     assert space.name == "tiny" and space.source == space_file
-    assert space.default() == {"quantizer.type": "ema", "quantizer.codebook_size": 16, "optimizer.lr": 1e-3}
+    assert space.default() == {"quantizer.type": "ema", "quantizer.codebook_size": 16, "optimizer.lr": 3e-3}
 
 
 @pytest.mark.parametrize("text, message", [
