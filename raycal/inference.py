@@ -64,7 +64,8 @@ class Trained:
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
-        scores = "  ".join(f"{k[4:]} {v:.4g}" for k, v in self.metrics.items() if k in ("val/nmse", "val/r", "val/behavior_r2"))
+        shown = [k for k in ("val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
+        scores = "  ".join(f"{k.removeprefix('val/')} {self.metrics[k]:.4g}" for k in shown)
         return f"{self.config.model.family} of {described}\non validation: {scores}"
 
     @property
@@ -79,7 +80,7 @@ class Trained:
     def encode(self, session: Session) -> list[np.ndarray]:
         """Return the latents before quantization, (S, D) float32 for each segment."""
         kept: list[list[np.ndarray]] = [[] for _ in session.segments]
-        for window, latents in self._windows(session, lambda part: self.model.encode(part.traces, part.session, part.valid)):
+        for window, latents in self._windows(session, lambda p: self.model.encode(p.traces, p.session, p.valid)):
             kept[window.segment].append(latents[self._first_code(window):])
         return [np.concatenate(k) for k in kept]
 
@@ -111,7 +112,10 @@ class Trained:
         return whole
 
     def decode_behavior(self, session: Session) -> np.ndarray:
-        """Return behaviour (T, K) float32, columns as `behavior_names`, in the unit it was trained in; NaN outside segments."""
+        """Return behaviour (T, K) float32 in the unit it was trained in, columns as `behavior_names`.
+
+        NaN outside segments.
+        """
         entry = self._entry(session)
         out = np.full((session.n_frames, len(self.behavior_names)), np.nan, np.float32)
         self._fill(out, session, lambda part: self.model([part])[0][0].behavior.mT)
@@ -145,7 +149,7 @@ class Trained:
         return window.seen // self.config.model.downsample
 
     def _entry(self, session: Session) -> dict[str, Any]:
-        """Return what is known of the session: the recording itself, its id, its labels, or the only one of its size."""
+        """Return what is known of the session: by its content, its id, its labels, or as the only one of its size."""
         known = [s for s in self.data["sessions"] if s["n_neurons"] == session.n_neurons]
         tests = (lambda s: s["fingerprint"] and s["fingerprint"] == session.fingerprint,
                  lambda s: s["id"] == session.id,
@@ -155,8 +159,8 @@ class Trained:
             if found := [s for s in known if test(s)]:
                 return found[0]
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
-        raise UserError(f"session {session.id!r} ({session.n_neurons} neurons): the model has no read-in for it; it was "
-                        f"trained on {described}\ngive one of these, or a recording with the neuron labels of one")
+        raise UserError(f"session {session.id!r} ({session.n_neurons} neurons): the model has no read-in for it; it "
+                        f"was trained on {described}\ngive one of these, or a recording with the neuron labels of one")
 
 
 class _Window(NamedTuple):

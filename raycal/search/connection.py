@@ -152,6 +152,27 @@ def hush() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
+    with contextlib.suppress(ImportError, AttributeError):  # a patch release may move it: noise, no failure
+        _without_startup_warning()
+
+
+def _without_startup_warning() -> None:
+    """Drop the raylet's warning about many worker processes: slots are actors without a CPU, so they are meant.
+
+    Ray has no setting for it: what the raylet publishes is printed even with log_to_driver=False.
+    """
+    from ray._private import worker
+
+    original = worker.print_to_stdstream
+    if getattr(original, "raycal", False):
+        return
+
+    def filtered(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any("PYTHON worker processes have been started" in line for line in data["lines"]):
+            original(data, ignore_prefix)
+
+    filtered.raycal = True
+    worker.print_to_stdstream = filtered
 
 
 def remove_groups(groups: list[str]) -> None:

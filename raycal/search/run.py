@@ -50,6 +50,8 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
 
     Bad input raises UserError before any slot starts.
     """
+    if not options.verbose:
+        connection.hush()
     check_search(space, config)
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:

@@ -61,7 +61,9 @@ class Referee:
         best, metrics = self._latest.pop(number, None) or {}, self.record.best_metrics(number)
         facts = {"ended_by" if STATES.get(reason) == TrialState.COMPLETE else "reason": reason,
                  "best_epoch": best.get("best_epoch", 0), "epochs": best.get("epoch", 0),
-                 "metrics": metrics, "seed": self.record.seed, "checkpoint": f"trials/{number:04d}/model.pt"}
+                 "metrics": metrics, "seed": self.record.seed}
+        if "ended_by" in facts:
+            facts["checkpoint"] = f"trials/{number:04d}/model.pt"  # kept while it is among the best
         if event["kind"] != "epoch":
             facts.update(message=event["message"], memory=event.get("memory", 0))
         values = None

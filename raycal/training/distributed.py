@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,16 @@ class _Loss(nn.Module):
         return self.model.loss(batch)
 
 
-def parallel(model: nn.Module, world: int) -> Callable[[Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+def parallel(model: nn.Module, world: int, sessions: int) -> Callable[[Any], tuple[torch.Tensor, dict]]:
     """Return batch -> (loss, terms), with gradients averaged over the workers when there are several."""
     if world == 1:
         return model.loss
-    # A worker's share of a batch may hold no window of some session, so that session's layers get no gradient there.
+    ddp = nn.parallel.DistributedDataParallel
     # Buffers are not broadcast: the quantizers reduce their own statistics, and are equal on every worker.
-    return nn.parallel.DistributedDataParallel(_Loss(model), find_unused_parameters=True, broadcast_buffers=False)
+    renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters  # torch 2.13 warns of the older name
+    buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    # A worker's share of a batch may hold no window of some session, so that session's layers get no gradient there.
+    return ddp(_Loss(model), find_unused_parameters=sessions > 1, **buffers)
 
 
 def local(loss: Callable, last: bool):

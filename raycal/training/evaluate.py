@@ -125,7 +125,7 @@ class _Sums:
             return {}
         return {"behavior_r2": r2.mean, "behavior_r2_weighted": r2.weighted,
                 "behavior_r2_heldout_mean": float(np.nanmean(r2.held_out)),
-                **{f"behavior_r2/{n}": float(v) for i, (n, v) in enumerate(zip(names, r2.train)) if i not in r2.dropped}}
+                **{f"behavior_r2/{n}": float(v) for n, v in zip(names, r2.train) if not np.isnan(v)}}
 
     def _chosen(self, session: int, target: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
         """Return a few windows (w, n, L) of the neurons that vary most in them, in the normalised unit."""

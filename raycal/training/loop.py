@@ -50,7 +50,7 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
     """
     run = _Run(config, dataset, resume, rank, world)
     model, ema, update, record = run.model, run.ema, run.update, run.record
-    loss = distributed.parallel(model, world)
+    loss = distributed.parallel(model, world, len(dataset.n_neurons))
     if record.ended_by:
         yield record.latest()
 

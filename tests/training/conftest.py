@@ -17,7 +17,8 @@ def one_thread():
 def small():
     """Settings of a model that trains in a tenth of a second an epoch."""
     return Config().replace({
-        "windows.length": 16, "windows.min_steps": 1, "windows.batch": 16, "windows.stride": 16, "model.width": 16, "model.residual_width": 8,
+        "windows.length": 16, "windows.min_steps": 1, "windows.batch": 16, "windows.stride": 16,
+        "model.width": 16, "model.residual_width": 8,
         "model.residual_blocks": 1, "model.behavior_width": 8, "quantizer.codebook_size": 16, "quantizer.code_dim": 8,
         "optimizer.lr": 3e-3, "training.epochs": 5, "training.device": "cpu"})
 

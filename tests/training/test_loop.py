@@ -138,8 +138,8 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(small, dataset, monkeypatch)
 
 @pytest.mark.parametrize("kind", ["vq", "ema", "grvq"])
 def test_an_absurd_learning_rate_diverges_without_raising(small, dataset, kind):
-    config = small.replace({"optimizer.lr": 10.0, "optimizer.name": "sgd", "optimizer.clip": 0.0, "quantizer.type": kind,
-                            "quantizer.commitment": 100.0, "optimizer.warmup": 0.0})
+    config = small.replace({"optimizer.lr": 10.0, "optimizer.name": "sgd", "optimizer.clip": 0.0,
+                            "quantizer.type": kind, "quantizer.commitment": 100.0, "optimizer.warmup": 0.0})
     epochs, states = run(config, dataset)
     assert epochs[-1].ended_by == "diverged" and epochs[-1].best_epoch == 0
     assert checkpoint.export(states[-1])["metrics"] == {}
@@ -166,7 +166,8 @@ def test_a_loss_is_no_objective(small, dataset):
 def test_an_objective_that_cannot_be_measured_is_said(small, recordings):
     import dataclasses
 
-    bare = dataclasses.replace(recordings[0], behavior=recordings[0].behavior[:, :0], behavior_names=(), behavior_units=())
+    bare = dataclasses.replace(recordings[0], behavior=recordings[0].behavior[:, :0], behavior_names=(),
+                               behavior_units=())
     with pytest.raises(UserError, match="val/behavior_r2 cannot be measured"):
         next(train(small.replace({"search.objective": "behavior_r2"}), prepare([bare], small.sessions, 16)))
 
@@ -229,7 +230,7 @@ WORKER = """
     if world > 1:
         dist.init_process_group("gloo", init_method="file://" + meeting, rank=rank, world_size=world)
     config = Config().replace(settings)
-    sessions = [simulate(n_neurons=n, n_frames=1500, rate=5.0, seed=n, id=f"s{n}").session for n in (12, 9)]
+    sessions = [simulate(n_neurons=12, n_frames=1500, rate=5.0, seed=s, id=f"s{s}").session for s in range(2)]
     saved = []
     epochs = list(train(config, prepare(sessions, config.sessions, 16), rank=rank, world=world, save=saved.append))
     print(json.dumps({"metrics": [{k: v for k, v in e.metrics.items() if k != "seconds"} for e in epochs],
@@ -240,13 +241,15 @@ WORKER = """
 
 
 @pytest.mark.parametrize("extra", [
-    {}, pytest.param({"quantizer.type": "vq", "optimizer.accumulate": 2, "optimizer.ema": 0.9}, marks=pytest.mark.slow)],
-    ids=["ema", "vq-accumulated"])
+    {}, pytest.param({"quantizer.type": "vq", "optimizer.accumulate": 2, "optimizer.ema": 0.9},
+                     marks=pytest.mark.slow)], ids=["ema", "vq-accumulated"])
 def test_two_workers_agree_and_match_one(small, tmp_path, extra):
     import json
 
-    # Init and revival draw other latents when these are spread over workers: without them both runs do the same sums.
-    settings = {**small.flat(), "quantizer.init": "normal", "quantizer.revive": 0.0, "training.epochs": 2, **extra}
+    # Init and revival draw other latents when these are spread over workers, and shares of sessions of different size
+    # weigh neurons a little differently: without these both runs do the same sums, in another order.
+    settings = {**small.flat(), "quantizer.init": "normal", "quantizer.revive": 0.0, "training.epochs": 2,
+                "windows.stride": 4, **extra}
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
 
@@ -256,8 +259,8 @@ def test_two_workers_agree_and_match_one(small, tmp_path, extra):
                                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"})
 
     workers = [start(0, 2), start(1, 2), start(0, 1)]
-    first, second, alone = (json.loads(w.communicate(timeout=120)[0].splitlines()[-1]) for w in workers)
+    first, second, alone = (json.loads(w.communicate(timeout=240)[0].splitlines()[-1]) for w in workers)
     assert first["metrics"] == second["metrics"] and first["ended"] == second["ended"] == "epochs"
     assert (first["saved"], second["saved"]) == (2, 0)
     for key in ("val/nmse", "val/behavior_r2", "train/loss", "train/reconstruction"):
-        assert first["metrics"][-1][key] == pytest.approx(alone["metrics"][-1][key], rel=0.02, abs=0.02)
+        assert first["metrics"][-1][key] == pytest.approx(alone["metrics"][-1][key], rel=1e-3, abs=1e-3)

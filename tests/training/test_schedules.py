@@ -62,9 +62,9 @@ def test_plateau_halves_after_each_run_without_improvement():
 
 def test_plateau_does_not_compound_when_it_is_asked_again():
     history = [1.0] * 6
-    assert {learning_rate(Optimizer(schedule="plateau"), 150, STEPS, history) for _ in range(5)} == {5e-4}
+    assert {learning_rate(Optimizer(schedule="plateau", lr=1e-3), 150, STEPS, history) for _ in range(5)} == {5e-4}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "plateau"])
 def test_one_step_runs(schedule):
-    assert 0.0 < learning_rate(Optimizer(schedule=schedule), 0, 1) <= 1e-3
+    assert 0.0 < learning_rate(Optimizer(schedule=schedule, lr=1e-3), 0, 1) <= 1e-3
