@@ -75,11 +75,13 @@ def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str,
 
     A setting that the space searches is held at the given value and leaves the search.
     """
+    import numpy as np
+
     from raycal.search import space as spaces
 
     loaded = spaces.load(space)
     config = loaded.base.replace(config_file).replace(settings)
-    searched = _searched(loaded)
+    searched = loaded.suggested(np.random.default_rng(0))
     held = {name: config.get(name) for name in settings if name in searched}
     loaded = dataclasses.replace(loaded, base=config, fixed=held)
     loaded.default()
@@ -98,12 +100,3 @@ def read(sessions: Any) -> list:
     from raycal.search.run import read_sessions
 
     return read_sessions(listed(sessions))
-
-
-def _searched(space: Any) -> set[str]:
-    import numpy as np
-
-    try:
-        return set(space.distributions(np.random.default_rng(0)))
-    except UserError:
-        return set()

@@ -131,6 +131,7 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
     from_file = read_file(config_of(args.resume)) if getattr(args, "resume", None) else {}
     from_file |= read_file(args.config) if args.config else {}
     run = {k.removeprefix("run."): from_file.pop(k) for k in [k for k in from_file if k.startswith("run.")]}
+    _check_run(run)
     given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
@@ -140,6 +141,16 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
 
         raise UserError(f"--space is missing: give one of {', '.join(spaces.names())}, such as --space grvq")
     return name, args.sessions or run.get("sessions") or [], from_file, given
+
+
+def _check_run(run: dict[str, Any]) -> None:
+    """Refuse what cannot stand in the `run` section of a run's config.yaml."""
+    kinds = {"space": (str, "a word"), "sessions": (list, "a list of paths"), "held": (dict, "settings")}
+    for key, value in run.items():
+        if key not in kinds:
+            raise UserError(f"unknown setting 'run.{key}'{nearest(key, kinds)} (run has {', '.join(kinds)})")
+        if value is not None and not isinstance(value, kinds[key][0]):
+            raise UserError(f"run.{key}={value!r}: must be {kinds[key][1]}")
 
 
 def _train(argv: list[str]) -> int:
@@ -159,9 +170,14 @@ def _train(argv: list[str]) -> int:
 
     from raycal.search.folder import RunFolder
 
-    folder = RunFolder.create(args.out, f"train-{name.removesuffix('.py').rsplit('/', 1)[-1]}").path
-    api.train(config, sessions, out=str(folder), on_epoch=show)
-    print(f"model        {folder}/model.pt\nnext         python -c \"import raycal; print(raycal.load('{folder}'))\"")
+    folder = RunFolder.create(args.out, f"train-{name.removesuffix('.py').rsplit('/', 1)[-1]}")
+    try:
+        api.train(config, sessions, out=str(folder.path), on_epoch=show)
+    except UserError:
+        folder.discard()
+        raise
+    print(f"model        {folder.path}/model.pt\n"
+          f"next         python -c \"import raycal; print(raycal.load('{folder.path}'))\"")
     return 0
 
 

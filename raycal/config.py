@@ -132,9 +132,9 @@ class Config:
         """Return a copy with the dotted names changed; raise UserError on an unknown name or a bad value."""
         changed: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
-            declared, hint = _declared(name)
+            value = coerce(name, value)
             section, leaf = name.split(".")
-            changed.setdefault(section, {})[leaf] = _coerce(name, value, hint, declared.metadata)
+            changed.setdefault(section, {})[leaf] = value
         return dataclasses.replace(
             self, **{s: dataclasses.replace(getattr(self, s), **v) for s, v in changed.items()})
 
@@ -167,6 +167,12 @@ def names() -> list[str]:
     return list(Config().flat())
 
 
+def coerce(name: str, value: Any) -> Any:
+    """Return value as the type of the setting; raise UserError on an unknown name or a bad value."""
+    declared, hint = _declared(name)
+    return _coerce(name, value, hint, declared.metadata)
+
+
 def read_file(path: str | pathlib.Path) -> dict[str, Any]:
     """Read settings from YAML or JSON: {dotted name: value}; sections may also be nested."""
     import yaml
@@ -178,7 +184,10 @@ def read_file(path: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f"--config {path}: no such file; give a YAML or JSON file of settings "
                         "(--print-config prints one)") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f"--config {path}: cannot be read as YAML or JSON ({str(e).splitlines()[0]})") from None
+        mark = getattr(e, "problem_mark", None)
+        reason = f"line {mark.line + 1}: {e.problem}" if mark else str(e).splitlines()[0]
+        raise UserError(f"--config {path}: cannot be read as YAML or JSON ({reason}); --print-config prints a file to "
+                        "begin with") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
         os.environ.setdefault(key, value)
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
+        _check_listening(address)
         try:
             ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
         except (ConnectionError, ValueError) as e:
@@ -61,6 +63,18 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
     return True
 
 
+def _check_listening(address: str) -> None:
+    """Refuse a HOST:PORT where nothing listens: Ray itself looks for more than a minute and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # auto, or a form that Ray itself refuses
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except (OSError, OverflowError) as e:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({e}); start one with ray up, or leave "
+                        "--address out for a local one") from None
+
+
 def slots(config: Config, trials: int, max_concurrent: int = 0, local: bool = True) -> Slots:
     """Return the slots that the resources of the connected Ray hold; raise UserError when none fits."""
     import ray
@@ -72,7 +86,7 @@ def slots(config: Config, trials: int, max_concurrent: int = 0, local: bool = Tr
     if config.gpu_wanted() and not gpus:
         raise UserError(f"--gpus-per-trial {training.gpus or 1:g} (device {training.device}): this "
                         f"{'machine' if local else 'cluster'} has no GPU that Ray sees; "
-                        "check nvidia-smi, or run with --device cpu")
+                        "check nvidia-smi, or run with --device cpu --gpus-per-trial 0")
     if per_worker * training.workers > gpus:
         raise UserError(f"--gpus-per-trial: {training.workers} workers x {per_worker:g} GPUs a trial, but "
                         f"{gpus:g} are there; ask for fewer")

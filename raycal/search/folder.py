@@ -36,6 +36,7 @@ class RunFolder:
     def __init__(self, path: pathlib.Path):
         self.path = path
         self._lock = None
+        self._found = False  # an empty folder that the user had made
 
     @classmethod
     def create(cls, out: str | None, space: str) -> RunFolder:
@@ -47,10 +48,12 @@ class RunFolder:
             path = next(p for n in range(1, 100_000) if _claim(p := root / f"{stem}-{n}"))
         else:
             path = pathlib.Path(out)
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            found = path.exists()
+            if found and (not path.is_dir() or any(path.iterdir())):
                 raise UserError(f"--out {path}: already used; give an empty folder, or go on with --resume {path}")
             _make(path)
         folder = cls(path.resolve())
+        folder._found = out is not None and found
         folder._write_identity()
         return folder
 
@@ -120,6 +123,13 @@ class RunFolder:
                 if whole < len(data):
                     f.truncate(whole)
 
+    def discard(self) -> None:
+        """Remove a folder that `create` made, unless a trial left something in it."""
+        if not any((self.path / "trials").iterdir()):
+            shutil.rmtree(self.path)
+            if self._found:
+                self.path.mkdir()
+
     def replace_folder(self, source: pathlib.Path, name: str) -> None:
         """Make `name` a copy of source by one rename, so that a reader never finds half of it."""
         target = self.path / name
@@ -135,8 +145,10 @@ class RunFolder:
 
 def config_of(path: str) -> str:
     """Return the config.yaml of a run folder; raise UserError when the folder is none."""
-    folder = RunFolder.existing(path)
-    return str(folder.path / "config.yaml")
+    settings = RunFolder.existing(path).path / "config.yaml"
+    if not settings.is_file():
+        raise UserError(f"--resume {path}: has no config.yaml, so it ended before its first trial; start a new run")
+    return str(settings)
 
 
 def _claim(path: pathlib.Path) -> bool:

@@ -13,6 +13,7 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.search.space import LENGTH, Space
 
+LONGEST_CODE = 8  # frames a code may stand for: a shorter window is refused
 SIMULATED = "no --sessions given: two simulated sessions; give real ones with --sessions 'recordings/*.nwb'"
 
 
@@ -38,10 +39,11 @@ def simulated_sessions() -> list:
 
 
 def check_search(space: Space, config: Config) -> None:
-    """Refuse an objective that is none and a sampler that cannot serve the space, before anything is read."""
+    """Refuse an objective that is none, a space or a sampler that cannot serve, before anything is read."""
     from raycal.models import objectives
 
     objectives(config)
+    space.check(np.random.default_rng(0))
     search = config.search
     if search.sampler == "gp":
         if space.conditional(np.random.default_rng(0)):
@@ -69,9 +71,11 @@ def make_plan(space: Space, config: Config, sessions: Sequence, say: Callable[[s
     used = sessions[:1] if config.sessions.mode == "first_only" else sessions
     fits, tightest = min((longest_window(s, config.sessions), s.id) for s in used)
     if fits < shortest:
+        shorten = f"--set windows.length={fits}, " if fits >= LONGEST_CODE else ""
         raise UserError(f"session {tightest}: too few frames; its shortest block holds {fits} frames in a row, the "
-                        f"space {space.name} needs windows of {shortest}\nfix: --set windows.length={max(fits, 4)}, "
-                        f"or fewer rounds (--set sessions.rounds=1, now {config.sessions.rounds})")
+                        f"space {space.name} needs windows of {shortest}\nfix: {shorten}fewer rounds (--set "
+                        f"sessions.rounds=1, now {config.sessions.rounds}) or a shorter gap (sessions.gap, now "
+                        f"{config.sessions.gap:g} s)")
     if fits < wanted:
         space = dataclasses.replace(space, limits={**space.limits, LENGTH: fits})
         longest = space.windows(rng)[1]
@@ -80,11 +84,25 @@ def make_plan(space: Space, config: Config, sessions: Sequence, say: Callable[[s
             f"(session {tightest}) holds {fits}")
         space, wanted = dataclasses.replace(space, base=config), longest
     dataset = prepare(sessions, config.sessions, wanted, log=say)
+    if "val/behavior_r2" in keys:
+        _check_behavior(config.search.objective, dataset)
     hz = float(np.mean([r.rate for r in dataset.recordings]))
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)
     _check_feasible(space, rate, limit, rng)
     return Plan(space, config, dataset, keys, directions, rate, 0.0 if len(keys) > 1 else limit)
+
+
+def _check_behavior(objective: str, dataset: Any) -> None:
+    """Refuse to judge by a behaviour that no validation frame shows changing."""
+    for recording in dataset.recordings:
+        for column in recording.behavior[np.r_[tuple(slice(*run) for run in recording.pieces["validation"])]].T:
+            if np.unique(column[~np.isnan(column)]).size > 1:
+                return
+    why = (f"{', '.join(dataset.behavior_names)}: constant or not observed in every validation block"
+           if dataset.behavior_names else "no behaviour is in every session")
+    raise UserError(f"search.objective={objective!r}: there is nothing to decode ({why})\n"
+                    "fix: give recordings with behaviour, or --objective nmse")
 
 
 def _check_feasible(space: Space, rate: Callable[[Config], float], limit: float, rng) -> None:

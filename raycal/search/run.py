@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +56,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_held(RunFolder.existing(options.resume))) if options.resume else None
         sessions = read_sessions(options.sessions)
+        simulated = None if sessions else stack.enter_context(ThreadPoolExecutor(1)).submit(simulated_sessions)
         plan = make_plan(space, config, sessions, say) if sessions else None
         folder = folder or stack.enter_context(_new_folder(space, options))
         mirror = _mirror(folder, options, say)
@@ -66,8 +66,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
             options.temp_dir))
         if plan is None:
             say(SIMULATED)
-            cluster.grow(1)  # starts while the sessions are being made
-            sessions = simulated_sessions()
+            sessions = simulated.result()  # they were made while Ray started
             plan = make_plan(space, config, sessions, say)
             study = _open(plan, folder, say)
         write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
@@ -76,10 +75,16 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
 
 def read_sessions(sessions: Sequence[Any]) -> list:
     """Return a Session for every path and every Session object given."""
-    from raycal.sessions.readers import read
+    from raycal.sessions.readers import distinct, read
+    from raycal.sessions.session import Session
 
     paths = [s for s in sessions if isinstance(s, (str, pathlib.Path))]
-    return [s for s in sessions if not isinstance(s, (str, pathlib.Path))] + (read(paths) if paths else [])
+    others = [s for s in sessions if not isinstance(s, (str, pathlib.Path))]
+    for other in others:
+        if not isinstance(other, Session):
+            raise UserError(f"sessions: a {type(other).__name__} is no session; give paths, globs, allen:ID, or Session "
+                            "objects, such as raycal.Session.build(id='mouse', traces=array, rate=30.0)")
+    return distinct(others + (read(paths) if paths else []))
 
 
 @contextlib.contextmanager
@@ -100,8 +105,7 @@ def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
         try:
             yield folder
         except UserError:
-            if not any((folder.path / "trials").iterdir()):
-                shutil.rmtree(folder.path)
+            folder.discard()
             raise
 
 

@@ -10,17 +10,19 @@ A space is a Python module with
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import pathlib
 import pkgutil
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 
-from raycal.config import Config
+from raycal.config import Config, coerce
 from raycal.errors import UserError, nearest
 
 LENGTH = "windows.length"
@@ -45,20 +47,52 @@ class Space:
     def default(self) -> dict[str, Any]:
         """Return the parameters of trial 0: what the base settings hold for every suggested name."""
         probe = _Default(self.base)
-        self.propose(probe)
+        self._try(probe)
         return probe.params
 
     def draw(self, rng) -> tuple[dict[str, Any], Config]:
         """Return one random configuration and its parameters; rng is a numpy Generator."""
         probe = _Random(rng)
-        return probe.params, self.propose(probe)
+        return probe.params, self._try(probe)
+
+    def check(self, rng) -> None:
+        """Refuse a space some of whose proposals cannot be trained: an unknown setting, a range beyond its bounds."""
+        try:
+            for name, distribution in self.distributions(rng).items():
+                ends = getattr(distribution, "choices", None) or (distribution.low, distribution.high)
+                for value in ends:
+                    coerce(name, value)
+        except UserError as e:
+            raise UserError(f"--space {self.source or self.name}: some of its proposals do not stand: {e}") from None
+
+    def suggested(self, rng, draws: int = 200) -> set[str]:
+        """Return the names that some draw suggests, whether or not its configuration stands."""
+        found: set[str] = set()
+        for _ in range(draws):
+            probe = _Random(rng)
+            with contextlib.suppress(UserError):
+                self._try(probe)
+            found |= set(probe.params)
+        return found
+
+    def _try(self, probe: _Probe) -> Config:
+        """Propose for a probe; whatever else the function does than return a Config becomes a UserError."""
+        try:
+            config = self.propose(probe)
+        except UserError:
+            raise
+        except Exception as e:
+            raise UserError(f"propose() raises {_fault(e, self.name)}; correct the function") from e
+        if not isinstance(config, Config):
+            raise UserError(f"propose() returns a {type(config).__name__}; end it with return base.replace(trial.params)")
+        return config
 
     def distributions(self, rng, draws: int = 200) -> dict[str, optuna.distributions.BaseDistribution]:
         """Return every parameter that some draw suggests, conditional ones included."""
         found: dict[str, optuna.distributions.BaseDistribution] = {}
         for _ in range(draws):
             probe = _Random(rng)
-            self.propose(probe)
+            self._try(probe)
             found.update(probe.distributions)
         return found
 
@@ -71,7 +105,7 @@ class Space:
         lengths = []
         for _ in range(draws):
             probe = _Random(rng)
-            lengths.append(self.propose(probe).windows.length)
+            lengths.append(self._try(probe).windows.length)
             suggested = probe.distributions.get(LENGTH)
             if suggested is not None:  # draws from a range rarely touch its ends
                 lengths += getattr(suggested, "choices", None) or (suggested.low, suggested.high)
@@ -102,7 +136,7 @@ def load(name: str) -> Space:
     base, function = getattr(module, "BASE", None), getattr(module, "propose", None)
     if not isinstance(base, Config) or not callable(function):
         raise UserError(f"--space {name}: a space needs BASE (a raycal.Config) and a function propose(trial, base)")
-    space = Space(pathlib.Path(name).stem, base, function, tuple(getattr(module, "FIRST", ())),
+    space = Space(pathlib.Path(name).stem, base, function, _first(name, getattr(module, "FIRST", ())),
                   source=str(pathlib.Path(name).resolve()) if name.endswith(".py") else name)
     try:
         space.default()
@@ -118,11 +152,31 @@ def _from_file(path: pathlib.Path):
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as e:
-        raise UserError(f"--space {path}: cannot be imported: {type(e).__name__}: {e}") from e
+    except UserError as e:
+        raise UserError(f"--space {path}: {e}") from None
+    except (Exception, SystemExit) as e:
+        raise UserError(f"--space {path}: cannot be imported: {_fault(e, path.stem)}; correct the file") from e
     return module
+
+
+def _first(name: str, points: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return the points of FIRST; raise UserError where one is none."""
+    try:
+        for setting, value in [pair for point in points for pair in point.items()]:
+            coerce(setting, value)
+    except (TypeError, AttributeError):
+        raise UserError(f"--space {name}: FIRST is {points!r}; give a list of points such as "
+                        "[{'optimizer.lr': 0.001}]") from None
+    except UserError as e:
+        raise UserError(f"--space {name}: FIRST: {e}") from None
+    return tuple(points)
+
+
+def _fault(error: BaseException, stem: str) -> str:
+    """Return an error in one line, with the line of the space's file that it comes from."""
+    said = str(error).splitlines()
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if pathlib.Path(f.filename).stem == stem]
+    return ": ".join([type(error).__name__, *said[:1]]) + (f" (line {lines[-1]})" if lines else "")
 
 
 class _Narrowed:

@@ -26,16 +26,15 @@ REJECTIONS = 20  # proposals over the rate limit in a row before a random one th
 
 def open_study(folder: RunFolder, config: Config, directions: Sequence[str], space: Space) -> optuna.Study:
     """Create or reopen the study of a run whose lock is held; running trials of a dead driver wait again."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.storages.journal import JournalFileOpenLock
 
     folder.repair_journal()
-    path = str(folder.journal)
-    storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    storage = _storage(folder.journal, lock_obj=JournalFileOpenLock(str(folder.journal)))
     study = optuna.create_study(study_name="raycal", storage=storage, directions=list(directions), load_if_exists=True)
     if [d.name.lower() for d in study.directions] != list(directions):
         raise UserError(f"--objective {config.search.objective}: this run was searched for "
                         f"{study.user_attrs.get('objective')}; resume it without --objective")
+    _check_space(study, space)
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
     seed = _seed(config.training.seed, len(study.get_trials(deepcopy=False)))
@@ -44,15 +43,35 @@ def open_study(folder: RunFolder, config: Config, directions: Sequence[str], spa
     return study
 
 
+def _check_space(study: optuna.Study, space: Space) -> None:
+    """Refuse to go on with a space whose parameters changed kind or choices: old and new trials have to compare."""
+    now = space.distributions(np.random.default_rng(0))
+    then = {name: d for t in study.get_trials(deepcopy=False) for name, d in t.distributions.items()}
+    for name in then.keys() & now.keys():
+        try:
+            optuna.distributions.check_distribution_compatibility(then[name], now[name])
+        except ValueError:
+            raise UserError(f"--space {space.name}: {name} was searched in {then[name]} by this run, in {now[name]} it "
+                            "cannot go on; resume it with the space it began with, or start a new run") from None
+
+
 def read_study(path: str) -> optuna.Study:
     """Open the study of a run folder for reading; raise UserError when there is none."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     journal = pathlib.Path(path) / "study.journal"
     if not journal.is_file():
         raise UserError(f"{path}: no run there (it has no study.journal); give the folder of a run")
-    return optuna.load_study(study_name="raycal", storage=JournalStorage(JournalFileBackend(str(journal))))
+    return optuna.load_study(study_name="raycal", storage=_storage(journal))
+
+
+def _storage(journal: pathlib.Path, **lock: Any) -> optuna.storages.JournalStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        return JournalStorage(JournalFileBackend(str(journal), **lock))  # reads it
+    except (ValueError, LookupError, TypeError) as e:
+        raise UserError(f"{journal}: is damaged ({type(e).__name__}: {str(e).splitlines()[0]}); put back a copy, such "
+                        "as the one of --storage, or start a new run") from e
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -129,11 +129,12 @@ def _recording(session, cut: Split, settings, names, parts, log) -> Recording:
     kept = _usable(session, missing, cut, settings, log)
     scalers = _scalers(session.traces, missing, train, kept)
     varies = scalers["minmax"][1] > 0  # NaN where no train frame was measured: not greater either
+    if varies.sum() < 2:
+        raise UserError(f"session {session.id}: {varies.sum()} of {session.n_neurons} neurons left after leaving out "
+                        f"{session.n_neurons - len(kept)} with NaN and {(~varies).sum()} constant over the train part; "
+                        "a model needs 2: check that rows are frames and columns neurons, or leave the session out")
     _say_constant(session, kept[~varies], len(kept), log)
     kept = kept[varies]
-    if len(kept) < 2:
-        raise UserError(f"session {session.id}: {len(kept)} of {session.n_neurons} neurons left after leaving out "
-                        "those with NaN or constant over the train part; a model needs 2: leave the session out")
     traces = np.ascontiguousarray(session.traces[rows][:, kept], np.float32)
     valid = None
     if missing is not None and missing[np.ix_(rows, kept)].any():

@@ -48,7 +48,8 @@ def load(source: str | os.PathLike | Any, map_location: str = "cpu") -> dict[str
     except FileNotFoundError:
         raise UserError(f"{source}: no such checkpoint") from None
     except Exception as e:  # torch raises RuntimeError, UnpicklingError, EOFError and others on damaged files
-        raise UserError(f"{source}: is not a raycal checkpoint, or is damaged ({type(e).__name__})") from e
+        raise UserError(f"{source}: is not a raycal checkpoint, or is damaged ({type(e).__name__}); copy it again, or "
+                        "train again") from e
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise UserError(f"{source}: checkpoint of format {found}, this raycal reads format {FORMAT}; "

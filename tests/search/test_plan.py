@@ -18,7 +18,8 @@ from raycal.sessions.split import longest_window
 
 def session(n_frames=1200, id="a", rate=10.0):
     rng = np.random.default_rng(len(id) + n_frames)
-    return Session.build(id=id, traces=rng.normal(size=(n_frames, 4)).astype(np.float32), rate=rate)
+    return Session.build(id=id, traces=rng.normal(size=(n_frames, 4)).astype(np.float32), rate=rate,
+                         behavior=np.arange(n_frames), behavior_names=("x",))
 
 
 def windowed(choices=(16, 32, 64), length=32, **settings):

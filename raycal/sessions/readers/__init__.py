@@ -36,7 +36,7 @@ def read(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Session
     found = [place for item in items for place in _expand(item)]
     if not found:
         raise UserError(f"no session in {paths!r}; give files such as 'worms/*.h5', or leave it out to simulate")
-    return _distinct([_fetch(place) if isinstance(place, str) else read_one(place) for place in found])
+    return distinct([_fetch(place) if isinstance(place, str) else read_one(place) for place in found])
 
 
 def read_one(path: str | os.PathLike) -> Session:
@@ -128,7 +128,7 @@ def _describe_hdf5(path: pathlib.Path) -> str:
         return f"is a damaged or cut-off HDF5 file ({str(e).splitlines()[0]}); copy it again"
 
 
-def _distinct(sessions: list[Session]) -> list[Session]:
+def distinct(sessions: list[Session]) -> list[Session]:
     """Give equal ids a suffix; refuse equal recordings, which would count twice and leak between parts."""
     ids: set[str] = set()
     first: dict[str, Session] = {}
@@ -136,8 +136,8 @@ def _distinct(sessions: list[Session]) -> list[Session]:
     for session in sessions:
         twin = first.setdefault(session.fingerprint, session)
         if twin is not session:
-            raise UserError(f"session {session.id!r}: the same recording is given twice, as {twin.source} and as "
-                            f"{session.source}; leave one out")
+            raise UserError(f"session {session.id!r}: the same recording is given twice, as {twin.source or twin.id} "
+                            f"and as {session.source or session.id}; leave one out")
         names = (f"{session.id}-{k}" if k > 1 else session.id for k in range(1, len(sessions) + 2))
         name = next(name for name in names if name not in ids)
         ids.add(name)

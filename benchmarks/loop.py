@@ -1,0 +1,146 @@
+"""Samples a second of a training inside a slot, against a bare PyTorch loop on the same batches.
+
+    python benchmarks/loop.py [--epochs 12] [--frames 12000]
+
+slot   raycal.training.loop.train in a real Ray Train worker of a pool, timed as Tune sees it: from one epoch's
+       result to the next one's, hand-shake, metrics, copies of the best weights and checkpoints included
+bare   a process without Ray that runs forward, backward, clipping and the optimizer on the same batches of the
+       same model, and the same evaluation after every epoch
+
+Both have one thread and the niceness that Ray gives its workers (15): on a busy machine the bare loop would
+otherwise be served first. Their epochs alternate in one run, slot, bare, slot, bare, and each pair gives a ratio, so
+that a change of load hits both; the median is reported. The first pair is warm-up.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import common
+
+from raycal.config import Config
+from raycal.search import space
+from raycal.sessions.prepare import Dataset, prepare
+from raycal.sessions.simulate import simulate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=12, help="pairs of epochs that count")
+    parser.add_argument("--frames", type=int, default=40_000, help="frames of the simulated recording")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    config = space.load("grvq").base.replace({"training.epochs": args.epochs + 1})
+    dataset = prepare([simulate(60, args.frames, 10.0, seed=1).session], config.sessions, config.windows.length)
+    bare_loop(config, dataset) if args.bare else compare(config, dataset, args)
+
+
+def compare(config: Config, dataset: Dataset, args: argparse.Namespace) -> None:
+    from raycal.sessions.windows import WindowSampler
+
+    steps = WindowSampler(dataset, config.windows, config.sessions.normalize).steps_per_epoch
+    samples = steps * config.windows.batch
+    with common.local_ray() as scratch, Slot(config, dataset, scratch) as slot, Bare(args) as bare:
+        print(f"{common.machine()}; {steps} steps of {config.windows.batch} windows an epoch", flush=True)
+        pairs = [(slot.epoch(), bare.epoch()) for _ in range(args.epochs + 1)][1:]
+    in_slot, alone = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(f"slot {samples / in_slot:8.0f} samples/s  ({in_slot:.3f} s an epoch)")
+    print(f"bare {samples / alone:8.0f} samples/s  ({alone:.3f} s an epoch)")
+    print(f"ratio {ratio:.3f} (goal: at least 0.95, epochs of 1 s or more)")
+    common.finish({"slot_samples_per_s": samples / in_slot, "bare_samples_per_s": samples / alone,
+                   "slot_epoch_s": in_slot, "ratio_to_bare": ratio})
+
+
+class Slot:
+    """One slot of a pool with one job, advanced an epoch at a time."""
+
+    def __init__(self, config: Config, dataset: Dataset, scratch):
+        import ray
+
+        from raycal.search.slots import SlotPool
+        from raycal.sessions import store
+        from raycal.training.loop import train
+
+        self._refs = store.put(dataset)
+        self._pool = SlotPool.remote({"workers": 1, "resources": {"CPU": 1.0}, "use_gpu": False, "threads": 1,
+                                      "limit": 600.0, "storage": str(scratch)})
+        ray.get(self._pool.grow.remote(1))
+        ray.get(self._pool.set_dataset.remote(self._refs))
+        payload = {"config": config.flat(), "folder": str(scratch / "trial"), "trainer": train}
+        self._seq = ray.get(self._pool.borrow.remote(0, payload))
+
+    def __enter__(self) -> Slot:
+        return self
+
+    def epoch(self) -> float:
+        import ray
+
+        started = time.perf_counter()
+        event = ray.get(self._pool.step.remote(self._seq))
+        if event["kind"] != "epoch":
+            raise SystemExit(event["message"])
+        return time.perf_counter() - started
+
+    def __exit__(self, *_) -> None:
+        import ray
+
+        ray.get(self._pool.close.remote())
+
+
+class Bare:
+    """The bare loop in a process of its own, which runs an epoch for every line it reads."""
+
+    def __init__(self, args: argparse.Namespace):
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--bare", "--epochs", str(args.epochs), "--frames", str(args.frames)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            preexec_fn=lambda: os.nice(int(os.environ.get("RAY_worker_niceness", "15"))))
+        self._process.stdout.readline()  # it is ready
+
+    def __enter__(self) -> Bare:
+        return self
+
+    def epoch(self) -> float:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def __exit__(self, *_) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def bare_loop(config: Config, dataset: Dataset) -> None:
+    """What a user writes without raycal: no schedule, no record, no checkpoint, no process to talk to."""
+    import torch
+
+    from raycal import models
+    from raycal.sessions.windows import WindowSampler
+    from raycal.training.evaluate import measure
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = models.build(config, dataset.n_neurons, len(dataset.behavior_names))
+    sampler = WindowSampler(dataset, config.windows, config.sessions.normalize)
+    optimizer = torch.optim.AdamW(model.parameters(), config.optimizer.lr, fused=True)
+    print("ready", flush=True)
+    for epoch, _ in enumerate(sys.stdin):
+        started = time.perf_counter()
+        model.train()
+        for batch in sampler.epoch(epoch, config.training.seed):
+            optimizer.zero_grad()
+            loss, _ = model.loss(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            optimizer.step()
+        measure(model, dataset, config)
+        print(time.perf_counter() - started, flush=True)
+
+
+if __name__ == "__main__":
+    main()
