@@ -103,7 +103,8 @@ def report(args: argparse.Namespace, load: float, put: float, get: float, gained
                               "gained_bytes": int(gained), "growth": gained / size}
     print(f"{args.frames} x {args.neurons}: read {load:.2f} s, put {put:.2f} s, get {1000 * get:.1f} ms a worker; "
           f"{size / 2**20:.0f} MiB in the store")
-    print(f"a further worker gains {gained / 2**20:.2f} MiB of its own: growth {result['growth']:.4f} (goal: below 0.1)")
+    print(f"a further worker gains {gained / 2**20:.2f} MiB of its own: growth {result['growth']:.4f} "
+          "(goal: below 0.1)")
     common.finish(result)
 
 

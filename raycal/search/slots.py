@@ -125,9 +125,11 @@ class SlotPool:
             if running.last:
                 running.events.appendleft(running.last)
             return running.seq
-        free = lambda: next((s for s in self._slots if s.job is None and s.rebuilds <= REBUILDS), None)  # noqa: E731
-        usable = lambda: any(s.rebuilds <= REBUILDS for s in self._slots)  # noqa: E731
-        await self._until(lambda: self._closed or free() is not None or not usable())
+
+        def free() -> Slot | None:
+            return next((s for s in self._slots if s.job is None and s.rebuilds <= REBUILDS), None)
+
+        await self._until(lambda: self._closed or free() or all(s.rebuilds > REBUILDS for s in self._slots))
         if self._closed or free() is None:
             raise RuntimeError(f"no slot is left: {next((s.error for s in self._slots if s.error), 'the pool closed')}")
         self._seq += 1
@@ -173,7 +175,10 @@ class SlotPool:
     async def next_job(self, index: int, last: int) -> dict[str, Any] | None:
         """Wait for the slot's next job; None when the pool closes."""
         slot = self._slots[index]
-        ready = lambda: slot.job and slot.job.seq != last and not slot.job.ended and self._dataset is not None  # noqa: E731
+
+        def ready() -> bool:
+            return bool(slot.job and slot.job.seq != last and not slot.job.ended and self._dataset is not None)
+
         await self._until(lambda: self._closed or ready())
         if self._closed:
             return None

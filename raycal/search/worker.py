@@ -163,13 +163,15 @@ class _Watchdog:
             if self._deadline is not None and time.monotonic() > self._deadline:
                 frames = sys._current_frames()
                 stack = "".join(traceback.format_stack(frames[self._watched])) if self._watched in frames else ""
-                self._link.post({"kind": "hang", "message": f"an epoch took over {self._limit:g} s; it stood at\n{stack}"})
+                self._link.post({"kind": "hang",
+                                 "message": f"an epoch took over {self._limit:g} s; it stood at\n{stack}"})
                 os._exit(1)
 
 
 def _kind(error: BaseException) -> str:
     name, text = type(error).__name__, str(error).lower()
-    return "oom" if name == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text else "error"
+    memory = name == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
+    return "oom" if memory else "error"
 
 
 def _peak_memory() -> int:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from raycal.errors import UserError
+from raycal.sessions.readers import hdf5
 from raycal.sessions.session import Session
 
 FORMAT = "Allen Brain Observatory NWB 1"
@@ -28,11 +29,7 @@ METADATA = {"area": f"{PLANE}/location", "depth": f"{PLANE}/imaging depth", "ind
 
 def recognises(path: pathlib.Path) -> bool:
     """Tell whether the file is HDF5 written by Allen's pipeline."""
-    try:
-        with h5py.File(path, "r") as f:
-            return PIPELINE in f
-    except (OSError, RuntimeError):
-        return False
+    return hdf5.holds(path, PIPELINE)
 
 
 def read(path: pathlib.Path) -> Session:
@@ -40,11 +37,7 @@ def read(path: pathlib.Path) -> Session:
 
     Raise UserError naming what is missing, damaged or does not fit.
     """
-    try:
-        with h5py.File(path, "r") as f:
-            return _session(path, f)
-    except (OSError, RuntimeError) as e:
-        raise UserError(f"{path}: damaged or cut off ({str(e).splitlines()[0]}); fetch the file again") from None
+    return hdf5.opened(path, _session)
 
 
 def _session(path: pathlib.Path, f: h5py.File) -> Session:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from raycal.errors import UserError
+from raycal.sessions.readers import hdf5
 from raycal.sessions.session import Session
 
 FORMAT = "worm HDF5 (Atanas, Kim et al. 2023)"
@@ -24,11 +25,7 @@ UNITS = {"velocity": "mm/s", "head_angle": "rad", "worm_curvature": "", "angular
 
 def recognises(path: pathlib.Path) -> bool:
     """Tell whether the file is HDF5 with this layout's groups."""
-    try:
-        with h5py.File(path, "r") as f:
-            return "gcamp" in f and "timing" in f
-    except (OSError, RuntimeError):
-        return False
+    return hdf5.holds(path, "gcamp", "timing")
 
 
 def read(path: pathlib.Path) -> Session:
@@ -36,11 +33,7 @@ def read(path: pathlib.Path) -> Session:
 
     Raise UserError naming what is missing, damaged or does not fit.
     """
-    try:
-        with h5py.File(path, "r") as f:
-            return _session(path, f)
-    except (OSError, RuntimeError) as e:
-        raise UserError(f"{path}: damaged or cut off ({str(e).splitlines()[0]}); copy the file again") from None
+    return hdf5.opened(path, _session)
 
 
 def _session(path: pathlib.Path, f: h5py.File) -> Session:
