@@ -1,4 +1,4 @@
-"""Seconds that a trial costs beyond its training: empty trials, one at a time, from the end of one to the end of the next.
+"""Seconds that a trial costs beyond its training: empty trials one at a time, from the end of one to that of the next.
 
     python benchmarks/turnaround.py [--trials 40] [--documented 3] [--rounds 2]
 

@@ -84,7 +84,10 @@ def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str,
     searched = loaded.suggested(np.random.default_rng(0))
     held = {name: config.get(name) for name in settings if name in searched}
     loaded = dataclasses.replace(loaded, base=config, fixed=held)
-    loaded.default()
+    try:
+        loaded.default()
+    except UserError as e:
+        raise UserError(f"--space {space}: its default configuration does not stand: {e}") from None
     return loaded, config, held
 
 

@@ -82,8 +82,8 @@ def read_sessions(sessions: Sequence[Any]) -> list:
     others = [s for s in sessions if not isinstance(s, (str, pathlib.Path))]
     for other in others:
         if not isinstance(other, Session):
-            raise UserError(f"sessions: a {type(other).__name__} is no session; give paths, globs, allen:ID, or Session "
-                            "objects, such as raycal.Session.build(id='mouse', traces=array, rate=30.0)")
+            raise UserError(f"sessions: a {type(other).__name__} is no session; give paths, globs, allen:ID, or "
+                            "Session objects, such as raycal.Session.build(id='mouse', traces=array, rate=30.0)")
     return distinct(others + (read(paths) if paths else []))
 
 

@@ -84,7 +84,8 @@ class Space:
         except Exception as e:
             raise UserError(f"propose() raises {_fault(e, self.name)}; correct the function") from e
         if not isinstance(config, Config):
-            raise UserError(f"propose() returns a {type(config).__name__}; end it with return base.replace(trial.params)")
+            raise UserError(f"propose() returns a {type(config).__name__}; end it with "
+                            "return base.replace(trial.params)")
         return config
 
     def distributions(self, rng, draws: int = 200) -> dict[str, optuna.distributions.BaseDistribution]:
@@ -136,13 +137,8 @@ def load(name: str) -> Space:
     base, function = getattr(module, "BASE", None), getattr(module, "propose", None)
     if not isinstance(base, Config) or not callable(function):
         raise UserError(f"--space {name}: a space needs BASE (a raycal.Config) and a function propose(trial, base)")
-    space = Space(pathlib.Path(name).stem, base, function, _first(name, getattr(module, "FIRST", ())),
-                  source=str(pathlib.Path(name).resolve()) if name.endswith(".py") else name)
-    try:
-        space.default()
-    except UserError as e:
-        raise UserError(f"--space {name}: its default configuration does not stand: {e}") from None
-    return space
+    return Space(pathlib.Path(name).stem, base, function, _first(name, getattr(module, "FIRST", ())),
+                 source=str(pathlib.Path(name).resolve()) if name.endswith(".py") else name)
 
 
 def _from_file(path: pathlib.Path):

@@ -92,6 +92,7 @@ def test_another_format_is_refused_by_name(made, identity, version):
 
 
 def test_config_of_a_run_is_its_config_yaml(made):
+    (made.path / "config.yaml").write_text("")
     assert config_of(str(made.path)) == str(made.path / "config.yaml")
 
 

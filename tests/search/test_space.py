@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from raycal import api
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.search import space as spaces
@@ -113,7 +114,7 @@ def test_file_that_is_no_space_says_what_is_wrong(text, message, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        spaces.load(str(path))
+        api.configure(str(path), {}, {})
     assert "mine.py" in str(caught.value)
 
 

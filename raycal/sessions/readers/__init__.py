@@ -132,14 +132,15 @@ def distinct(sessions: list[Session]) -> list[Session]:
     """Give equal ids a suffix; refuse equal recordings, which would count twice and leak between parts."""
     ids: set[str] = set()
     first: dict[str, Session] = {}
-    distinct = []
+    kept = []
     for session in sessions:
-        twin = first.setdefault(session.fingerprint, session)
-        if twin is not session:
+        twin = first.get(session.fingerprint)
+        if twin is not None:
             raise UserError(f"session {session.id!r}: the same recording is given twice, as {twin.source or twin.id} "
                             f"and as {session.source or session.id}; leave one out")
+        first[session.fingerprint] = session
         names = (f"{session.id}-{k}" if k > 1 else session.id for k in range(1, len(sessions) + 2))
         name = next(name for name in names if name not in ids)
         ids.add(name)
-        distinct.append(session if name == session.id else dataclasses.replace(session, id=name))
-    return distinct
+        kept.append(session if name == session.id else dataclasses.replace(session, id=name))
+    return kept
