@@ -23,6 +23,7 @@ import ray
 from raycal.search.worker import worker_loop
 
 DEATHS = 3  # of a worker at one epoch of one job, after which the job is at fault
+HEAD_START = 20.0  # s the first slot has at most before the others start
 REBUILDS = 3  # of a slot without one event in between, after which the cluster is at fault
 
 
@@ -66,12 +67,19 @@ class SlotPool:
         self._dataset = None
 
     async def grow(self, count: int) -> int:
-        """Start slots until there are count."""
-        while len(self._slots) < count:
-            slot = Slot(len(self._slots))
-            self._slots.append(slot)
-            self._start(slot, asyncio.get_running_loop())
+        """Add slots until there are count; they start in the background."""
+        self._slots += [Slot(index) for index in range(len(self._slots), count)]
+        self._launch = asyncio.create_task(self._start_new())
         return len(self._slots)
+
+    async def _start_new(self) -> None:
+        """Start the first slot alone, the others when it stands: together they would all be late on a small machine."""
+        loop = asyncio.get_running_loop()
+        for slot in [s for s in self._slots if s.thread is None]:
+            if slot.index > 0:
+                await self._until(lambda: self._closed or 0 in self._slots[0].workers, HEAD_START)
+            if slot.thread is None and not self._closed:
+                self._start(slot, loop)
 
     async def set_dataset(self, refs: list) -> None:
         """Hand over the object-store references every later job trains on (a list, so that they stay references)."""

@@ -1,6 +1,7 @@
 """What a Ray Train worker of a slot does for as long as it lives: take a job, train it, post its epochs."""
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -22,6 +23,8 @@ def worker_loop(settings: dict[str, Any]) -> None:
     watchdog = _Watchdog(link)
     datasets: dict[str, Any] = {}
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports torch._dynamo (1.4 s) while sessions are read
+    gc.collect()
+    gc.freeze()  # what Ray and torch hold for good is not searched again at every collection
     link.enlist()
     while (job := link.next_job()) is not None:
         _run(link, watchdog, job, datasets)

@@ -61,7 +61,7 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
         means = _Means()
         for at, batches in run.steps(record.epoch):
             lr = learning_rate(config.optimizer, at, run.n_steps, record.losses)
-            means.add(*update(loss, batches, lr))
+            means.add(update(loss, batches, lr))
             ema.update()
 
         metrics, arrays = {**means.over(world), "lr": lr}, {}
@@ -183,20 +183,18 @@ class _Means:
     """Means over the windows of an epoch; nothing is read from the device before its end."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, torch.Tensor] = {}
-        self._windows = 0
+        self._parts: list[tuple[int, dict[str, torch.Tensor]]] = []
 
-    def add(self, totals: dict[str, torch.Tensor], windows: int) -> None:
-        self._windows += windows
-        for name, total in totals.items():
-            self._totals[name] = self._totals.get(name, 0.0) + total
+    def add(self, parts: list[tuple[int, dict[str, torch.Tensor]]]) -> None:
+        self._parts += parts
 
     def over(self, world: int) -> dict[str, float]:
         """Return {"train/<term>": mean over the windows of all workers}."""
-        names = sorted(self._totals)
-        values = torch.stack([self._totals[n] for n in names])
-        values = distributed.summed(torch.cat([values, values.new_tensor([self._windows])]), world)
-        return {f"train/{n}": v for n, v in zip(names, (values[:-1] / values[-1]).tolist(), strict=True)}
+        names = sorted(self._parts[0][1])
+        terms = torch.stack([torch.stack([p[n] for _, p in self._parts]) for n in names]).double()
+        windows = terms.new_tensor([n for n, _ in self._parts])
+        sums = distributed.summed(torch.cat([terms @ windows, windows.sum()[None]]), world)
+        return {f"train/{n}": v for n, v in zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True)}
 
 
 def device_of(config: Config) -> torch.device:

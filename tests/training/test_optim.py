@@ -51,13 +51,14 @@ def test_two_parts_of_a_batch_give_the_gradient_of_the_whole(cut):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_sums_of_terms_are_over_windows():
+def test_terms_come_with_the_windows_they_are_means_of():
     model, x = Regression(), torch.ones(6, 4)
     wanted = model.loss([Part(x)])[0].item()
-    totals, windows = updater(model)(model.loss, [[Part(x[:2])], [Part(x[2:])]], 0.0)
-    assert windows == 6
-    assert totals["loss"].item() / windows == pytest.approx(wanted, rel=1e-6)
-    assert totals["reconstruction"].item() == pytest.approx(totals["loss"].item())
+    parts = updater(model)(model.loss, [[Part(x[:2])], [Part(x[2:])]], 0.0)
+    assert [n for n, _ in parts] == [2, 4]
+    assert sum(n * terms["loss"].item() for n, terms in parts) / 6 == pytest.approx(wanted, rel=1e-6)
+    assert all(terms["reconstruction"].item() == pytest.approx(terms["loss"].item()) for _, terms in parts)
+    assert not any(term.requires_grad for _, terms in parts for term in terms.values())
 
 
 def test_decay_skips_biases_gains_and_codes():
