@@ -56,10 +56,10 @@ class Progress:
 
     def on_start(self, number: int, config: Any) -> None:
         self._running[number] = 0
-        self.note = ""
 
     def on_epoch(self, number: int, event: dict[str, Any]) -> None:
         self._running[number] = event["epoch"]
+        self.note = ""
         if number == 0:
             self._default = event["best_value"]
 
