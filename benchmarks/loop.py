@@ -4,12 +4,13 @@
 
 slot   raycal.training.loop.train in a real Ray Train worker of a pool, timed by who borrows the slot: from asking
        for an epoch to its result; hand-shake, metrics, copies of the best weights and checkpoints included
-bare   a process without Ray that runs forward, backward, clipping and the optimizer on the same batches of the
-       same model, and the same evaluation after every epoch
+bare   a process without Ray that runs forward, backward, clipping and torch.optim.AdamW as PyTorch sets it up, on
+       the same batches of the same model, and the same evaluation after every epoch
+fused  the same with AdamW(fused=True), which raycal uses: the strict comparison, what Ray and the loop cost
 
-Both have one thread and niceness 0 (Ray gives its workers 15, so that a busy machine would serve the bare loop
-first), and their losses must agree. Their epochs alternate in one run, slot, bare, slot, bare, and each pair gives a ratio, so
-that a change of load hits both; the median is reported. The first pair is warm-up.
+All have one thread and niceness 0 (Ray gives its workers 15, so that a busy machine would serve the others first),
+and their NMSE must agree. Their epochs alternate, slot, bare, fused, slot, and each round gives two ratios, so that a
+change of load hits all; medians are reported. The first round is warm-up.
 """
 from __future__ import annotations
 
@@ -30,15 +31,15 @@ from raycal.sessions.simulate import simulate
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=16, help="pairs of epochs that count")
+    parser.add_argument("--epochs", type=int, default=16, help="rounds that count")
     parser.add_argument("--frames", type=int, default=40_000, help="frames of the simulated recording")
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", choices=("default", "fused"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["RAY_worker_niceness"] = "0"
     config = space.load("grvq").base.replace(
         {"training.epochs": args.epochs + 1, "optimizer.schedule": "constant", "optimizer.warmup": 0.0})
     dataset = prepare([simulate(60, args.frames, 10.0, seed=1).session], config.sessions, config.windows.length)
-    bare_loop(config, dataset) if args.bare else compare(config, dataset, args)
+    bare_loop(config, dataset, args.bare == "fused") if args.bare else compare(config, dataset, args)
 
 
 def compare(config: Config, dataset: Dataset, args: argparse.Namespace) -> None:
@@ -46,19 +47,20 @@ def compare(config: Config, dataset: Dataset, args: argparse.Namespace) -> None:
 
     steps = WindowSampler(dataset, config.windows, config.sessions.normalize).steps_per_epoch
     samples = steps * config.windows.batch
-    with common.local_ray() as scratch, Slot(config, dataset, scratch) as slot, Bare(args) as bare:
+    with common.local_ray() as scratch, Slot(config, dataset, scratch) as slot, Bare(args, "default") as bare, \
+            Bare(args, "fused") as fused:
         print(f"{common.machine()}; {steps} steps of {config.windows.batch} windows an epoch", flush=True)
-        pairs = [(slot.epoch(), bare.epoch()) for _ in range(args.epochs + 1)][1:]
-    apart = abs(slot.nmse - bare.nmse) / bare.nmse
-    if apart > 0.05:
-        raise SystemExit(f"the two did not do the same work: NMSE {slot.nmse:.4f} in the slot, {bare.nmse:.4f} bare")
-    in_slot, alone = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-    ratio = statistics.median(b / a for a, b in pairs)
-    print(f"slot {samples / in_slot:8.0f} samples/s  ({in_slot:.3f} s an epoch)")
-    print(f"bare {samples / alone:8.0f} samples/s  ({alone:.3f} s an epoch)")
-    print(f"ratio {ratio:.3f} (goal: at least 0.95, epochs of 1 s or more)")
-    common.finish({"slot_samples_per_s": samples / in_slot, "bare_samples_per_s": samples / alone,
-                   "slot_epoch_s": in_slot, "ratio_to_bare": ratio})
+        rounds = [(slot.epoch(), bare.epoch(), fused.epoch()) for _ in range(args.epochs + 1)][1:]
+    if max(abs(slot.nmse - b.nmse) / b.nmse for b in (bare, fused)) > 0.05:
+        raise SystemExit(f"they did not do the same work: NMSE {slot.nmse:.4f} in the slot, {bare.nmse:.4f} bare, "
+                         f"{fused.nmse:.4f} fused")
+    seconds = [statistics.median(column) for column in zip(*rounds)]
+    to_bare, to_fused = (statistics.median(r[i] / r[0] for r in rounds) for i in (1, 2))
+    for name, epoch in zip(("slot", "bare", "fused"), seconds):
+        print(f"{name:<6}{samples / epoch:8.0f} samples/s  ({epoch:.3f} s an epoch)")
+    print(f"slot / bare {to_bare:.3f} (goal: at least 0.95, epochs of 1 s or more); slot / fused {to_fused:.3f}")
+    common.finish({"slot_samples_per_s": samples / seconds[0], "bare_samples_per_s": samples / seconds[1],
+                   "slot_epoch_s": seconds[0], "ratio_to_bare": to_bare, "ratio_to_fused": to_fused})
 
 
 class Slot:
@@ -101,9 +103,9 @@ class Slot:
 class Bare:
     """The bare loop in a process of its own, which runs an epoch for every line it reads."""
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, optimizer: str):
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--bare", "--epochs", str(args.epochs), "--frames", str(args.frames)],
+            [sys.executable, __file__, "--bare", optimizer, "--epochs", str(args.epochs), "--frames", str(args.frames)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._process.stdout.readline()  # it is ready
 
@@ -121,7 +123,7 @@ class Bare:
         self._process.wait()
 
 
-def bare_loop(config: Config, dataset: Dataset) -> None:
+def bare_loop(config: Config, dataset: Dataset, fused: bool) -> None:
     """What a user writes without raycal: no schedule, no record, no checkpoint, no process to talk to."""
     import torch
 
@@ -133,7 +135,7 @@ def bare_loop(config: Config, dataset: Dataset) -> None:
     torch.manual_seed(0)
     model = models.build(config, dataset.n_neurons, len(dataset.behavior_names))
     sampler = WindowSampler(dataset, config.windows, config.sessions.normalize)
-    optimizer = torch.optim.AdamW(model.parameters(), config.optimizer.lr, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), config.optimizer.lr, fused=fused or None)
     print("ready", flush=True)
     for epoch, _ in enumerate(sys.stdin):
         started = time.perf_counter()
