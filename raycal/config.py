@@ -41,7 +41,7 @@ class Sessions:
 class Windows:
     length: int = setting(64, low=4, high=4096)  # frames
     stride: int = setting(8, low=1)  # an epoch draws one of this many training windows, at every offset
-    min_steps: int = setting(24, low=1)  # batches an epoch has at least: a worm gives 7, too few to learn from
+    min_steps: int = setting(24, low=1)  # batches of an epoch at least: six worms give 7, too few to learn from
     batch: int = setting(32, low=1, high=65536)
     noise: float = setting(0.0, low=0.0, high=2.0)  # sd added to normalised training traces
 
