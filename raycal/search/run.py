@@ -56,19 +56,17 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_held(RunFolder.existing(options.resume))) if options.resume else None
         sessions = read_sessions(options.sessions)
-        simulated = None if sessions else stack.enter_context(ThreadPoolExecutor(1)).submit(simulated_sessions)
-        plan = make_plan(space, config, sessions, say) if sessions else None
+        if not sessions:
+            say(SIMULATED)
+            # before Ray starts, not beside it: it forks, and a fork while BLAS computes in a thread can hang both
+            sessions = simulated_sessions()
+        plan = make_plan(space, config, sessions, say)
         folder = folder or stack.enter_context(_new_folder(space, options))
         mirror = _mirror(folder, options, say)
-        study = _open(plan, folder, say) if plan else None
+        study = _open(plan, folder, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
             options.temp_dir))
-        if plan is None:
-            say(SIMULATED)
-            sessions = simulated.result()  # they were made while Ray started
-            plan = make_plan(space, config, sessions, say)
-            study = _open(plan, folder, say)
         write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
         return _search(plan, study, folder, cluster, options, sessions, mirror)
 
