@@ -35,6 +35,7 @@ class Sessions:
     behavior: tuple[str, ...] = setting(())  # names to decode; empty: all that every session has
     nan: str = setting("refuse", choices=("refuse", "drop", "mask"))
     rate: float = setting(0.0, low=0.0)  # Hz, for files that state none; 0 keeps the file's own
+    traces: str = setting("")  # the key, series or plane to read where a file has several
 
 
 @dataclass(frozen=True)

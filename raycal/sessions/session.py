@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raycal.errors import UserError
+from raycal.sessions.stimulus import Stimulus
 
 MIN_NEURONS, MIN_FRAMES = 2, 16  # below, neither a split nor a model over neurons exists
 MASKS = ("train", "validation", "test")
@@ -42,6 +43,8 @@ class Session:
     unit: str
     metadata: Mapping[str, str]
     source: str
+    stimuli: tuple[Stimulus, ...] = ()
+    id_from_name: bool = False  # True: the source states no id, its file's name serves
 
     def __post_init__(self) -> None:
         _check_traces(self)
@@ -49,18 +52,21 @@ class Session:
         _check_times(self)
         _check_behavior(self)
         _check_masks(self)
+        _check_stimuli(self)
 
     @classmethod
-    def build(cls, *, id: str, traces: Any, rate: float = math.nan, times: Any = None, behavior: Any = None,
+    def build(cls, *, traces: Any, id: str = "", name: str = "", rate: float = math.nan, times: Any = None, behavior: Any = None,
               behavior_names: Iterable[str] = (), behavior_units: Iterable[str] | None = None, valid: Any = None,
               segments: Iterable[Sequence[int]] | None = None, neurons: Iterable[Any] | None = None,
               masks: Mapping[str, Any] | None = None, unit: str = "", metadata: Mapping[str, Any] | None = None,
-              source: str = "") -> Session:
+              source: str = "", stimuli: Iterable[Stimulus] = ()) -> Session:
         """Convert whatever array-likes are at hand and fill in what a recording may leave out.
 
         traces (T, N) and behavior (T, K) or (T,) are kept without a copy when already float32 and
-        C-contiguous. Without times they follow from rate; without segments the recording is one run.
+        C-contiguous. Without times they follow from rate; without segments the recording is one run. name (of the
+        file) serves where the source states no id.
         """
+        id, from_name = (id, False) if id or not name else (name, True)
         traces = _numbers(id, "traces", traces, np.float32, 2)
         n_frames, n_neurons = traces.shape
         behavior_names = tuple(map(str, behavior_names))
@@ -76,7 +82,8 @@ class Session:
             segments=((0, n_frames),) if segments is None else _runs(id, segments),
             neurons=("",) * n_neurons if neurons is None else tuple(map(str, neurons)),
             masks={str(part): _flags(id, f"masks[{part!r}]", mask) for part, mask in (masks or {}).items()},
-            unit=str(unit), metadata={str(k): str(v) for k, v in (metadata or {}).items()}, source=str(source))
+            unit=str(unit), metadata={str(k): str(v) for k, v in (metadata or {}).items()}, source=str(source),
+            stimuli=tuple(stimuli), id_from_name=from_name)
 
     @property
     def n_frames(self) -> int:
@@ -102,6 +109,10 @@ class Session:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.reshape(-1).view(np.uint8))
         digest.update("\0".join(self.behavior_names).encode())
+        for stimulus in self.stimuli:
+            digest.update("\0".join([stimulus.name, *stimulus.columns]).encode())
+            for array in (stimulus.frames, *stimulus.columns.values()):
+                digest.update(np.ascontiguousarray(array).view(np.uint8))
         return digest.hexdigest()[:16]
 
     def constant_neurons(self) -> np.ndarray:
@@ -126,6 +137,7 @@ class Session:
                 ("time", self._describe_time()), ("segments", _listed(f"{a}-{b}" for a, b in self.segments)),
                 ("neurons", f"{sum(map(bool, self.neurons))} of {self.n_neurons} labelled"),
                 *self._describe_behavior(),
+                *([("stimuli", _listed(f"{k.name} {len(k.frames)}" for k in self.stimuli))] if self.stimuli else []),
                 ("file's split", _listed(f"{k} {int(v.sum())} frames" for k, v in self.masks.items()) or "none"),
                 ("NaN", self._describe_neurons(self.nan_neurons())),
                 ("constant", self._describe_neurons(self.constant_neurons())),
@@ -153,6 +165,16 @@ class Session:
 
     def _describe_neurons(self, indices: np.ndarray) -> str:
         return f"{len(indices)} neurons: {_listed(map(str, indices))}" if len(indices) else "no neuron"
+
+
+def _check_stimuli(s: Session) -> None:
+    names = [stimulus.name for stimulus in s.stimuli]
+    if len(set(names)) != len(names):
+        raise UserError(f"session {s.id!r}: stimuli {names} are not all different; rename")
+    for stimulus in s.stimuli:
+        if stimulus.frames.size and stimulus.frames.max() > s.n_frames:
+            raise UserError(f"session {s.id!r}: stimulus {stimulus.name!r} is shown up to frame "
+                            f"{int(stimulus.frames.max())}, the traces have {s.n_frames}; cut what was not recorded")
 
 
 def _listed(items: Iterable[str], limit: int = 6) -> str:

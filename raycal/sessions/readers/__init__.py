@@ -3,19 +3,20 @@
     sessions = read("worms/*.h5,mouse.npz,allen:501940850")
 
 A module has FORMAT (its name), recognises(path) -> bool, cheap and silent on anything, and
-read(path) -> Session. A new format is one new module and one line in READERS.
+read(path, traces="") -> Session, or a list of them where one file holds several recordings; traces names
+what in the file are the traces where there is a choice. A new format is one new module and one line in READERS.
 """
 from __future__ import annotations
 
 import dataclasses
-import glob
 import importlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from raycal.errors import UserError
+from raycal.sessions.readers.places import Place, expand
 from raycal.sessions.session import Session
 
 READERS: tuple[str, ...] = (
@@ -26,27 +27,44 @@ READERS: tuple[str, ...] = (
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 
 
-def read(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Session]:
+def read(paths: str | os.PathLike | Iterable[str | os.PathLike], traces: str = "") -> list[Session]:
     """Read recordings in the order given; a pattern's files come sorted, ids are made unique.
 
-    paths is a path, a string of paths, patterns and allen:ID items parted by commas, or a list of these.
+    paths is a path, a string of paths, patterns, URLs and allen:ID items parted by commas, a text file with one of
+    these a line, or a list of all that. traces: the key, series or plane to take where a file has several.
     Raise UserError naming the path when one is missing, unreadable, of an unknown format, or given twice.
     """
-    items = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found = [place for item in items for place in _expand(item)]
-    if not found:
-        raise UserError(f"no session in {paths!r}; give files such as 'worms/*.h5', or leave it out to simulate")
-    return distinct([_fetch(place) if isinstance(place, str) else read_one(place) for place in found])
+    return distinct([session for place in expand(paths) for session in read_place(place, traces)])
 
 
-def read_one(path: str | os.PathLike) -> Session:
-    """Read one file; raise UserError naming the path and the known formats when no reader can."""
-    path = pathlib.Path(path).expanduser()
+def read_place(place: Place, traces: str = "") -> list[Session]:
+    """Read the recordings of one place; raise UserError when it cannot be."""
+    if isinstance(place, str):
+        from raycal.sessions import allen
+
+        return [allen.fetch(place[len("allen:"):])]
+    found = _read(place, traces)
+    return found if isinstance(found, list) else [found]
+
+
+def read_one(path: str | os.PathLike, traces: str = "") -> Session:
+    """Read a file that holds one recording; raise UserError naming the path when it cannot be, or holds several."""
+    found = read_place(pathlib.Path(path), traces)
+    if len(found) != 1:
+        raise UserError(f"{path}: holds {len(found)} recordings ({', '.join(s.id for s in found[:4])} ...), where one "
+                        "is asked for; read it with raycal.read")
+    return found[0]
+
+
+def _read(path: pathlib.Path, traces: str) -> Session | list[Session]:
+    path = path.expanduser()
     _check_readable(path)
     for reader in map(_reader, READERS):
         if reader.recognises(path):
-            return reader.read(path)
+            return reader.read(path, traces)
     known = ", ".join(_reader(name).FORMAT for name in READERS)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give its files, such as '{path / '*.h5'}'")
     raise UserError(f"{path}: {_describe(path)}; the known formats are: {known}")
 
 
@@ -54,48 +72,18 @@ def _reader(name: str):
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def _fetch(place: str) -> Session:
-    from raycal.sessions import allen
-
-    return allen.fetch(place[len("allen:"):])
-
-
-def _expand(item: str | os.PathLike) -> list[pathlib.Path | str]:
-    """Return files (Path) and allen:ID items (str) that one argument stands for."""
-    if not isinstance(item, str):
-        return [pathlib.Path(item)]
-    if item.strip() and os.path.exists(os.path.expanduser(item)):  # a name may hold commas and brackets
-        return [pathlib.Path(item)]
-    places: list[pathlib.Path | str] = []
-    for part in filter(None, map(str.strip, item.split(","))):
-        follows_allen = bool(places) and isinstance(places[-1], str) and part.isdigit()  # allen:1,2,3
-        if part.startswith("allen:") or (follows_allen and not os.path.exists(part)):
-            places.append(part if part.startswith("allen:") else f"allen:{part}")
-        else:
-            places += _match(part)
-    return places
-
-
-def _match(pattern: str) -> list[pathlib.Path]:
-    path = pathlib.Path(pattern).expanduser()
-    if path.exists() or not glob.has_magic(pattern):
-        return [path]
-    matches = [pathlib.Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    if not matches:
-        raise UserError(f"{pattern}: no file matches; patterns are read from {pathlib.Path.cwd()}")
-    return matches
-
-
 def _check_readable(path: pathlib.Path) -> None:
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; give its files, such as '{path / '*.h5'}'")
-        if not path.exists():
-            raise UserError(f"{path}: no such file; paths are read from {pathlib.Path.cwd()}")
-        if not path.is_file():  # opening a pipe would wait for ever
+        path.resolve(strict=True)
+        if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
             raise UserError(f"{path}: is not a regular file; copy the recording into one")
-        with open(path, "rb"):
-            pass
+        if path.is_file():
+            with open(path, "rb"):
+                pass
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; paths are read from {pathlib.Path.cwd()}") from None
+    except RuntimeError:
+        raise UserError(f"{path}: is a loop of symbolic links; give the file itself") from None
     except (OSError, ValueError) as e:  # ValueError: a null character in the name
         reason = getattr(e, "strerror", None) or e
         raise UserError(f"{path}: cannot be read ({reason}); check its permissions") from None
@@ -129,18 +117,37 @@ def _describe_hdf5(path: pathlib.Path) -> str:
 
 
 def distinct(sessions: list[Session]) -> list[Session]:
-    """Give equal ids a suffix; refuse equal recordings, which would count twice and leak between parts."""
-    ids: set[str] = set()
-    first: dict[str, Session] = {}
-    kept = []
-    for session in sessions:
-        twin = first.get(session.fingerprint)
-        if twin is not None:
-            raise UserError(f"session {session.id!r}: the same recording is given twice, as {twin.source or twin.id} "
-                            f"and as {session.source or session.id}; leave one out")
-        first[session.fingerprint] = session
-        names = (f"{session.id}-{k}" if k > 1 else session.id for k in range(1, len(sessions) + 2))
-        name = next(name for name in names if name not in ids)
-        ids.add(name)
-        kept.append(session if name == session.id else dataclasses.replace(session, id=name))
-    return kept
+    """Give recordings whose files share a name different ids; raise UserError on equal recordings or stated ids."""
+    names = distinct_ids([(s.id, s.id_from_name, s.source, s.fingerprint) for s in sessions])
+    return [s if name == s.id else dataclasses.replace(s, id=name) for s, name in zip(sessions, names)]
+
+
+def distinct_ids(recordings: Sequence[tuple[str, bool, str, str]]) -> list[str]:
+    """Return one id a recording (id, id_from_name, source, fingerprint).
+
+    Equal recordings are refused: they would count twice and leak between parts. So are two that state one id and
+    differ: one of them is not what it says. Where only the files' names are equal their folder goes in front.
+    """
+    seen: dict[str, str] = {}
+    for id, _, source, fingerprint in recordings:
+        if fingerprint in seen:
+            raise UserError(f"session {id!r}: the same recording is given twice, as {seen[fingerprint]} and as "
+                            f"{source or id}; leave one out")
+        seen[fingerprint] = source or id
+    ids: dict[str, str] = {}
+    for id, from_name, source, _ in sorted(recordings, key=lambda r: r[1]):  # those that state their id come first
+        if id in ids and not from_name:
+            raise UserError(f"session {id!r}: {ids[id]} and {source or 'another recording'} both state this id and "
+                            "hold different data; leave one out, or correct the id of the one that is wrong")
+        ids.setdefault(id, source or id)
+    taken = {id for id, from_name, _, _ in recordings if not from_name}
+    alone = [id for id, from_name, _, _ in recordings if from_name]
+    names = []
+    for id, from_name, source, _ in recordings:
+        if from_name and (id in taken or alone.count(id) > 1):
+            folder = pathlib.Path(source).absolute().parent.name
+            candidates = [f"{folder}-{id}", *(f"{folder}-{id}-{k}" for k in range(2, len(recordings) + 2))]
+            id = next(name for name in candidates if name not in taken)
+        taken.add(id)
+        names.append(id)
+    return names

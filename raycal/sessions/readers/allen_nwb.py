@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from raycal.errors import UserError
+from raycal.sessions.clock import on_frames
 from raycal.sessions.readers import hdf5
 from raycal.sessions.session import Session
 
@@ -32,7 +33,7 @@ def recognises(path: pathlib.Path) -> bool:
     return hdf5.holds(path, PIPELINE)
 
 
-def read(path: pathlib.Path) -> Session:
+def read(path: pathlib.Path, traces: str = "") -> Session:
     """Return the recording: dF/F at its time stamps, behaviours aligned to them, NaN where they have none.
 
     Raise UserError naming what is missing, damaged or does not fit.
@@ -47,9 +48,9 @@ def _session(path: pathlib.Path, f: h5py.File) -> Session:
                         "they must be (cells, frames) and (frames,)")
     step = float(np.median(np.diff(times))) if len(times) > 1 else np.nan
     behavior = {name: aligned for name, (key, _) in BEHAVIORS.items()
-                if (aligned := _behavior(path, f, key, times, step)) is not None}
+                if (aligned := _behavior(path, f, key, times)) is not None}
     return Session.build(
-        id=_text(f, "general/session_id") or path.stem, traces=traces.T, times=times,
+        id=hdf5.text(f, "general/session_id"), name=path.stem, traces=traces.T, times=times,
         rate=1.0 / step if step > 0 else np.nan, unit="dF/F",
         behavior=np.stack(list(behavior.values()), axis=1) if behavior else None, behavior_names=behavior,
         behavior_units=[BEHAVIORS[name][1] for name in behavior],
@@ -57,12 +58,10 @@ def _session(path: pathlib.Path, f: h5py.File) -> Session:
 
 
 def _array(path: pathlib.Path, f: h5py.File, key: str) -> np.ndarray:
-    if not isinstance(f.get(key), h5py.Dataset):
-        raise UserError(f"{path}: has no {key!r}; it is not a whole Visual Coding session file")
-    return np.asarray(f[key][...])
+    return hdf5.array(path, f, key, "it is not a whole Visual Coding session file")
 
 
-def _behavior(path: pathlib.Path, f: h5py.File, key: str, times: np.ndarray, step: float) -> np.ndarray | None:
+def _behavior(path: pathlib.Path, f: h5py.File, key: str, times: np.ndarray) -> np.ndarray | None:
     """Return the series at the frames' times, or None where the session has none."""
     if f"{PIPELINE}/{key}" not in f:
         return None
@@ -70,32 +69,11 @@ def _behavior(path: pathlib.Path, f: h5py.File, key: str, times: np.ndarray, ste
     stamps = _array(path, f, f"{PIPELINE}/{key}/timestamps").reshape(-1)
     if len(values) != len(stamps):
         raise UserError(f"{path}: {key} has {len(values)} values and {len(stamps)} time stamps; they must agree")
-    aligned = align(values, stamps, times, step / 2)
+    aligned = on_frames(values, stamps, times)
     return None if np.isnan(aligned).all() else aligned
 
 
-def align(values: np.ndarray, stamps: np.ndarray, times: np.ndarray, reach: float) -> np.ndarray:
-    """Return for each of times the value stamped nearest, NaN where none lies within reach (s)."""
-    known = np.isfinite(stamps)
-    order = np.argsort(stamps[known], kind="stable")
-    values, stamps = values[known][order], stamps[known][order]
-    if not len(stamps):
-        return np.full(len(times), np.nan, np.float32)
-    after = np.searchsorted(stamps, times).clip(max=len(stamps) - 1)
-    before = (after - 1).clip(min=0)
-    nearest = np.where(np.abs(stamps[before] - times) <= np.abs(stamps[after] - times), before, after)
-    return np.where(np.abs(stamps[nearest] - times) <= reach, values[nearest], np.nan).astype(np.float32)
-
-
 def _metadata(f: h5py.File) -> dict[str, str]:
-    found = {name: _text(f, key) for name, key in METADATA.items()}
+    found = {name: hdf5.text(f, key) for name, key in METADATA.items()}
     found["cre"] = found["genotype"].split(";")[0]  # as AllenSDK reads the cre line
     return {name: text for name, text in found.items() if text}
-
-
-def _text(f: h5py.File, key: str) -> str:
-    if not isinstance(f.get(key), h5py.Dataset):
-        return ""
-    value = np.asarray(f[key][()]).reshape(-1)
-    first = value[0] if len(value) else ""
-    return (first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)).strip()

@@ -35,7 +35,7 @@ def recognises(path: pathlib.Path) -> bool:
         return False
 
 
-def read(path: pathlib.Path) -> Session:
+def read(path: pathlib.Path, traces: str = "") -> Session:
     """Return the recording; raise UserError naming the key that is missing, damaged or does not fit."""
     arrays = _load(path)
     for key in NEEDED:
@@ -48,7 +48,7 @@ def read(path: pathlib.Path) -> Session:
     times = arrays.get("time_s")
     _check_rate(path, rate, times)
     return Session.build(
-        id=_text(arrays, "id") or path.stem, traces=arrays["traces"], rate=rate, times=times,
+        id=_text(arrays, "id"), name=path.stem, traces=arrays["traces"], rate=rate, times=times,
         behavior=arrays.get("behavior"), behavior_names=arrays.get("behavior_names", ()),
         behavior_units=arrays.get("behavior_units"), valid=arrays.get("valid"), segments=arrays.get("segments"),
         neurons=arrays.get("neuron_labels"),

@@ -28,7 +28,7 @@ def recognises(path: pathlib.Path) -> bool:
     return hdf5.holds(path, "gcamp", "timing")
 
 
-def read(path: pathlib.Path) -> Session:
+def read(path: pathlib.Path, traces: str = "") -> Session:
     """Return the recording: traces as F/F20, rate = 1 / median step of its time stamps.
 
     Raise UserError naming what is missing, damaged or does not fit.
@@ -45,7 +45,7 @@ def _session(path: pathlib.Path, f: h5py.File) -> Session:
     notes.update({"left out": ", ".join(left_out)} if left_out else {})
     segments = _segments(path, f, len(traces))
     return Session.build(
-        id=path.stem[:-len("-data")] if path.stem.endswith("-data") else path.stem,
+        name=path.stem.removesuffix("-data"),
         traces=traces, times=times, rate=_rate(times), segments=segments, unit="F/F20",
         behavior=np.stack(list(behavior.values()), axis=1) if behavior else None, behavior_names=behavior,
         behavior_units=[UNITS[name] for name in behavior], source=str(path),
@@ -53,9 +53,7 @@ def _session(path: pathlib.Path, f: h5py.File) -> Session:
 
 
 def _array(path: pathlib.Path, f: h5py.File, key: str) -> np.ndarray:
-    if not isinstance(f.get(key), h5py.Dataset):
-        raise UserError(f"{path}: has no {key!r}; a worm file has {TRACES} and {TIMES}")
-    return np.asarray(f[key][...])
+    return hdf5.array(path, f, key, f"a worm file has {TRACES} and {TIMES}")
 
 
 def _times(path: pathlib.Path, f: h5py.File, n_frames: int) -> tuple[np.ndarray, dict[str, str]]:

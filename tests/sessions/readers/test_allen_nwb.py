@@ -52,20 +52,6 @@ def test_all_nan_running_is_left_out(write_allen, tmp_path):
     assert read_one(write_allen(tmp_path / "a.nwb", {f"{RUN}/data": np.full(295, np.nan)})).behavior_names == ()
 
 
-def test_align_takes_the_nearest_sample_within_reach():
-    stamps, values = np.array([1.0, 2.0, 3.0, np.nan]), np.array([10.0, 20.0, 30.0, 99.0])
-    aligned = allen_nwb.align(values, stamps, np.array([0.4, 0.8, 1.6, 2.1, 3.4, 3.6]), 0.45)
-    np.testing.assert_array_equal(aligned, [np.nan, 10, 20, 20, 30, np.nan])
-
-
-def test_align_of_unordered_single_and_no_samples():
-    back = np.array([2.0, 1.0])
-    np.testing.assert_array_equal(allen_nwb.align(back, back, np.array([1.0, 2.0]), 0.1), [1, 2])
-    np.testing.assert_array_equal(allen_nwb.align(np.array([7.0]), np.array([1.0]), np.array([0.0, 1.0, 2.0]), 0.5),
-                                  [np.nan, 7, np.nan])
-    assert np.isnan(allen_nwb.align(np.zeros(0), np.zeros(0), np.arange(3.0), 1.0)).all()
-
-
 BAD = {
     "no_traces": ({f"{DFF}/data": None}, "has no '.*DfOverF/imaging_plane_1/data'"),
     "no_times": ({f"{DFF}/timestamps": None}, "has no '.*timestamps'"),

@@ -45,10 +45,45 @@ def test_the_package_offers_read(folder):
     assert raycal.read(folder / "a.npz")[0].id == "a"
 
 
-def test_equal_ids_of_different_recordings_get_a_suffix(tmp_path):
-    for seed, id in enumerate(("x", "x-2", "x", "x")):
-        npz.write(_session(seed, id), tmp_path / f"{seed}.npz")
-    assert [s.id for s in read(str(tmp_path / "*.npz"))] == ["x", "x-2", "x-3", "x-4"]
+def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path):
+    for seed, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        arrays = _session(seed)
+        np.savez(tmp_path / folder / "plane0.npz", traces=arrays.traces, fs=5.0)
+    assert [s.id for s in read(str(tmp_path / "*" / "plane0.npz"))] == ["a-plane0", "b-plane0"]
+
+
+def test_two_files_that_state_one_id_and_differ_are_refused(tmp_path):
+    for seed in range(2):
+        npz.write(_session(seed, "x"), tmp_path / f"{seed}.npz")
+    with pytest.raises(UserError, match="'x': .*0.npz and .*1.npz both state this id and hold different data"):
+        read(str(tmp_path / "*.npz"))
+
+
+def test_a_name_yields_to_a_stated_id(tmp_path):
+    npz.write(_session(0, "x"), tmp_path / "stated.npz")
+    np.savez(tmp_path / "x.npz", traces=_session(1).traces, fs=5.0)
+    assert [s.id for s in read([tmp_path / "x.npz", tmp_path / "stated.npz"])] == [f"{tmp_path.name}-x", "x"]
+
+
+def test_a_text_file_lists_recordings_beside_it(folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("# the good ones\nb.npz\n\na*.npz\n")
+    assert [s.id for s in read(str(tmp_path / "mine.txt"))] == ["b", "a"]
+    (tmp_path / "mine.txt").write_text("b.npz\ngone.npz\n")
+    with pytest.raises(UserError, match="gone.npz: no such file"):
+        read(tmp_path / "mine.txt")
+
+
+def test_a_folder_linked_into_itself_gives_each_file_once(folder):
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    assert [s.id for s in read(str(folder / "**" / "?.npz"))] == ["a", "b"]
+
+
+def test_a_loop_of_links_is_said(tmp_path):
+    (tmp_path / "a.npz").symlink_to("b.npz")
+    (tmp_path / "b.npz").symlink_to("a.npz")
+    with pytest.raises(UserError, match="a.npz: is a loop of symbolic links; give the file itself"):
+        read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("copy", ["same.npz", "copy.npz"])

@@ -1,0 +1,31 @@
+"""Refuse a file that declares far more than it can hold: read whole, it would fill the machine's memory."""
+from __future__ import annotations
+
+import os
+import pathlib
+
+from raycal.errors import UserError
+
+EXPANSION = 1032  # bytes that one compressed byte can stand for at most (deflate)
+SMALL = 2**24  # bytes that are always let through
+SHARE = 0.5  # of the machine's memory one array may take
+
+
+def check_declared(path: pathlib.Path, name: str, n_bytes: int, stored: int | None = None) -> None:
+    """Raise UserError when an array of n_bytes cannot come from `stored` bytes (default: the file's size)."""
+    stored = path.stat().st_size if stored is None else stored
+    if n_bytes > SMALL and n_bytes > EXPANSION * stored:
+        raise UserError(f"{path}: {name} declares {_size(n_bytes)}, far more than its {_size(stored)} on disk can "
+                        "hold; the file is damaged or made to fill your memory: leave it out")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > SHARE * memory:
+        raise UserError(f"{path}: {name} takes {_size(n_bytes)}, this machine has {_size(memory)} of memory; use a "
+                        "larger machine, or cut the recording into parts")
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            break
+        n_bytes, unit = n_bytes / 1024, "TiB" if unit == "GiB" else unit
+    return f"{n_bytes:.4g} {unit}"
