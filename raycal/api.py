@@ -54,7 +54,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         config = configure(config, settings or {}, {})[1]
     elif settings:
         config = config.replace(settings)
-    recordings = read(sessions)
+    recordings = read(sessions, config.sessions.traces)
     if not recordings:
         print(SIMULATED)
         recordings = simulated_sessions()
@@ -98,8 +98,13 @@ def listed(sessions: Any) -> Sequence[Any]:
     return list(sessions) if isinstance(sessions, (list, tuple)) else [sessions]
 
 
-def read(sessions: Any) -> list:
-    """Return Session objects for paths and Session objects alike."""
-    from raycal.search.run import read_sessions
+def read(sessions: Any, traces: str = "") -> list:
+    """Return Session objects for paths and Session objects alike, read in this process."""
+    from raycal.sessions.readers import check_kinds, distinct, expand, read_place
+    from raycal.sessions.session import Session
 
-    return read_sessions(listed(sessions))
+    found, items = [], listed(sessions)
+    check_kinds(items)
+    for item in items:
+        found += [item] if isinstance(item, Session) else [s for p in expand(item) for s in read_place(p, traces)]
+    return distinct(found)

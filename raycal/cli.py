@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import math
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -59,10 +60,27 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def sessions_parser() -> argparse.ArgumentParser:
-    p = _parser("raycal sessions", "Look at recordings.")
-    p.add_argument("action", choices=["show"], help="show: print a recording and draw it")
-    p.add_argument("paths", nargs="+", metavar="PATH")
-    p.add_argument("--out", metavar="FILE.png", help="where the drawing goes (default: NAME.png beside you)")
+    """Return the parser of `raycal sessions`, an action a subparser."""
+    p = _parser("raycal sessions", "Look at recordings, find Allen's, simulate some.")
+    actions = p.add_subparsers(dest="action", required=True, parser_class=type(p))
+    show = actions.add_parser("show", allow_abbrev=False, help="print each recording and draw it")
+    show.add_argument("--out", metavar="FILE.png", help="where the drawing goes (default: NAME.png beside you)")
+    check = actions.add_parser("check", allow_abbrev=False, help="read all, print one table; ends with 1 when one fails")
+    for action in (show, check):
+        action.add_argument("paths", nargs="+", metavar="PATH", help="files, globs, URLs, allen:ID, a list of them")
+        action.add_argument("--traces", default="", metavar="KEY", help="as --set sessions.traces=KEY")
+    allen = actions.add_parser("allen", allow_abbrev=False, help="list sessions of the Allen Brain Observatory")
+    allen.add_argument("--area", metavar="A", help="such as VISp")
+    allen.add_argument("--cre", metavar="LINE", help="such as Cux2")
+    allen.add_argument("--depth", metavar="A:B", help="um, such as 100:300")
+    allen.add_argument("--stimulus", metavar="NAME", help="such as natural_movie_one")
+    allen.add_argument("--min-cells", type=_whole, default=0, metavar="N", help="cells at least")
+    simulate = actions.add_parser("simulate", allow_abbrev=False, help="write recordings whose truth is known")
+    simulate.add_argument("--format", choices=("npz", "allen"), default="npz", help="allen: a cache that AllenSDK reads")
+    simulate.add_argument("--out", required=True, metavar="DIR", help="the folder they go to")
+    simulate.add_argument("--cells", default="150", metavar="N,N", help="neurons of each recording (150)")
+    simulate.add_argument("--frames", type=_whole, default=6000, metavar="T", help="frames of each (6000)")
+    simulate.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same files (0)")
     return p
 
 
@@ -182,19 +200,73 @@ def _train(argv: list[str]) -> int:
 
 
 def _sessions(argv: list[str]) -> int:
+    args = sessions_parser().parse_args(argv)
+    return {"show": _show, "check": _check, "allen": _allen, "simulate": _simulate}[args.action](args)
+
+
+def _show(args: argparse.Namespace) -> int:
     from raycal.report.figures import draw_session
     from raycal.sessions.readers import read
 
-    args = sessions_parser().parse_args(argv)
-    recordings = read(args.paths)
+    recordings = read(args.paths, args.traces)
     if args.out and len(recordings) > 1:
         raise UserError(f"--out {args.out}: one file for {len(recordings)} recordings; leave it out or show one")
     for session in recordings:
         picture = pathlib.Path(args.out or f"{session.id}.png")
         draw_session(session, picture)
         print(f"{session.summary()}\ndrawn        {picture}")
-    print("next         python run_search.py --space grvq --sessions " + " ".join(args.paths))
+    print(_search_of(args))
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from raycal.report.console import counter
+    from raycal.report.overview import examine, table
+
+    rows, problems = examine(args.paths, args.traces, counter("reading", False))
+    if rows:
+        print(table(rows))
+    for problem in problems:
+        print(f"raycal: {problem}", file=sys.stderr)
+    print(f"{len(rows)} recordings read, {len(problems)} problems" if problems else
+          f"{len(rows)} recordings, all can be used\n{_search_of(args)}")
+    return 1 if problems else 0
+
+
+def _search_of(args: argparse.Namespace) -> str:
+    key = f" --set {shlex.quote(f'sessions.traces={args.traces}')}" if args.traces else ""
+    return f"next         python run_search.py --space grvq --sessions {shlex.join(args.paths)}{key}"
+
+
+def _allen(args: argparse.Namespace) -> int:
+    from raycal.sessions import catalogue
+
+    found = catalogue.experiments(area=args.area, cre=args.cre, depth=args.depth, stimulus=args.stimulus,
+                                  min_cells=args.min_cells)
+    print(catalogue.table(found))
+    chosen = ",".join(str(e.id) for e in found[:4])
+    print(f"next         python run_search.py --space grvq --sessions allen:{chosen}" if found else
+          "next         fewer conditions: raycal sessions allen --area VISp")
+    return 0 if found else 1
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from raycal.sessions import simulate, standin
+
+    sizes = [(n, args.frames) for n in _counts(args.cells)]
+    writer = {"npz": simulate.write, "allen": standin.write}[args.format]
+    for path, ceiling in writer(pathlib.Path(args.out), sizes, args.seed).items():
+        reached = ", ".join(f"{name} {r2:.3f}" for name, r2 in ceiling.items())
+        print(f"{path}   R2 an ideal observer reaches: {reached}")
+    pattern = f"{args.out}/**/*.{'nwb' if args.format == 'allen' else 'npz'}"
+    print(f"next         python run_search.py --space grvq --sessions {shlex.quote(pattern)}")
+    return 0
+
+
+def _counts(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise UserError(f"--cells {text}: give whole numbers parted by commas, such as 150,240")
+    return [int(part) for part in text.split(",")]
 
 
 def _whole(text: str) -> int:

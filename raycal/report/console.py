@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from optuna.trial import TrialState
@@ -101,6 +102,21 @@ class Progress:
         if self._deadline is not None:
             left = min(left, max(0.0, self._deadline - time.monotonic()))
         return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
+
+
+def counter(what: str, quiet: bool) -> Callable[[Iterable, int], Iterable]:
+    """Return what passes an iterable on and shows how many of `total` it is through, on a terminal."""
+    def counted(items: Iterable, total: int) -> Iterable:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn(what), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console()
+        shown = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+        with shown:
+            yield from shown.track(items, total=total, description=what)
+
+    return counted
 
 
 def closing(summary: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ class Plan:
 
     space: Space
     config: Config
-    dataset: Any  # raycal.sessions.prepare.Dataset
+    sketches: tuple[Any, ...]  # raycal.sessions.prepare.Sketch of every recording that is used
+    agreement: Any  # raycal.sessions.prepare.Agreement: what holds across them
     objectives: tuple[str, ...]  # keys of an epoch's metrics
     directions: tuple[str, ...]
     rate: Callable[[Config], float]  # nominal bits/s
@@ -57,10 +58,10 @@ def check_search(space: Space, config: Config) -> None:
                         "a Pareto search early; add --pruner none")
 
 
-def make_plan(space: Space, config: Config, sessions: Sequence, say: Callable[[str], None]) -> Plan:
-    """Split and prepare the sessions, narrow the windows to what fits, fix the rate limit."""
+def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[str], None]) -> Plan:
+    """Split the sessions by their sketches, narrow the windows to what fits, fix the rate limit."""
     from raycal.models import bits_per_second, objectives
-    from raycal.sessions.prepare import prepare
+    from raycal.sessions.prepare import agree
     from raycal.sessions.split import longest_window
 
     keys, directions = zip(*objectives(config))
@@ -68,7 +69,7 @@ def make_plan(space: Space, config: Config, sessions: Sequence, say: Callable[[s
     space = dataclasses.replace(space, base=config)
     shortest, longest = space.windows(rng)
     wanted = max(longest, config.windows.length)
-    used = sessions[:1] if config.sessions.mode == "first_only" else sessions
+    used = sketches[:1] if config.sessions.mode == "first_only" else sketches
     fits, tightest = min((longest_window(s, config.sessions), s.id) for s in used)
     if fits < shortest:
         shorten = f"--set windows.length={fits}, " if fits >= LONGEST_CODE else ""
@@ -83,25 +84,22 @@ def make_plan(space: Space, config: Config, sessions: Sequence, say: Callable[[s
         say(f"windows of up to {wanted} frames narrowed to {longest}: the shortest block "
             f"(session {tightest}) holds {fits}")
         space, wanted = dataclasses.replace(space, base=config), longest
-    dataset = prepare(sessions, config.sessions, wanted, log=say)
-    if "val/behavior_r2" in keys:
-        _check_behavior(config.search.objective, dataset)
-    hz = float(np.mean([r.rate for r in dataset.recordings]))
+    agreement = agree(sketches, config.sessions, wanted, log=say)
+    hz = float(np.mean(agreement.rates))
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)
     _check_feasible(space, rate, limit, rng)
-    return Plan(space, config, dataset, keys, directions, rate, 0.0 if len(keys) > 1 else limit)
+    return Plan(space, config, tuple(used), agreement, keys, directions, rate, 0.0 if len(keys) > 1 else limit)
 
 
-def _check_behavior(objective: str, dataset: Any) -> None:
-    """Refuse to judge by a behaviour that no validation frame shows changing."""
-    for recording in dataset.recordings:
-        for column in recording.behavior[np.r_[tuple(slice(*run) for run in recording.pieces["validation"])]].T:
-            if np.unique(column[~np.isnan(column)]).size > 1:
-                return
-    why = (f"{', '.join(dataset.behavior_names)}: constant or not observed in every validation block"
-           if dataset.behavior_names else "no behaviour is in every session")
-    raise UserError(f"search.objective={objective!r}: there is nothing to decode ({why})\n"
+def check_decodable(plan: Plan, varying: Sequence[Sequence[str]]) -> None:
+    """Refuse to judge by a behaviour that no validation frame shows changing; varying: those it does, a recording."""
+    if "val/behavior_r2" not in plan.objectives or any(varying):
+        return
+    names = plan.agreement.behavior_names
+    why = f"{', '.join(names)}: constant or not observed in every validation block" if names else \
+        "no behaviour is in every session"
+    raise UserError(f"search.objective={plan.config.search.objective!r}: there is nothing to decode ({why})\n"
                     "fix: give recordings with behaviour, or --objective nmse")
 
 

@@ -3,11 +3,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +14,18 @@ from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.report.console import Progress
+from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection
+from raycal.search import connection, recordings
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
-from raycal.search.plan import SIMULATED, Plan, check_search, enqueue, make_plan, simulated_sessions
+from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
+                                simulated_sessions)
 from raycal.search.scheduler import Asker, Halter, Referee, Stopper
 from raycal.search.space import Space
+from raycal.sessions.readers import check_kinds, local_places
+from raycal.sessions.readers.places import anchored
+from raycal.sessions.session import Session
 
 
 @dataclass
@@ -55,34 +57,34 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_held(RunFolder.existing(options.resume))) if options.resume else None
-        sessions = read_sessions(options.sessions)
-        if not sessions:
-            say(SIMULATED)
-            # before Ray starts, not beside it: it forks, and a fork while BLAS computes in a thread can hang both
-            sessions = simulated_sessions()
-        plan = make_plan(space, config, sessions, say)
-        folder = folder or stack.enter_context(_new_folder(space, options))
-        mirror = _mirror(folder, options, say)
-        study = _open(plan, folder, say)
+        items = _items(options, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
             options.temp_dir))
+        counted = counter("reading", options.quiet)
+        found = recordings.read(items, config.sessions, counted)
+        plan = make_plan(space, config, found.sketches, say)
+        data = recordings.prepare(found, plan.config.sessions, plan.agreement, say=say)
+        check_decodable(plan, data.varying)
+        del found  # the whole recordings leave the store, what was prepared stays
+        folder = folder or stack.enter_context(_new_folder(space, options))
+        mirror = _mirror(folder, options, say)
+        study = _open(plan, folder, say)
         write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
-        return _search(plan, study, folder, cluster, options, sessions, mirror)
+        return _search(plan, data, study, folder, cluster, options, mirror)
 
 
-def read_sessions(sessions: Sequence[Any]) -> list:
-    """Return a Session for every path and every Session object given."""
-    from raycal.sessions.readers import distinct, read
-    from raycal.sessions.session import Session
-
-    paths = [s for s in sessions if isinstance(s, (str, pathlib.Path))]
-    others = [s for s in sessions if not isinstance(s, (str, pathlib.Path))]
-    for other in others:
-        if not isinstance(other, Session):
-            raise UserError(f"sessions: a {type(other).__name__} is no session; give paths, globs, allen:ID, or "
-                            "Session objects, such as raycal.Session.build(id='mouse', traces=array, rate=30.0)")
-    return distinct(others + (read(paths) if paths else []))
+def _items(options: Options, say: Callable[[str], None]) -> list:
+    """Return the Session objects and places of a run; what is plainly wrong with a path is said before Ray starts."""
+    items = list(options.sessions)
+    check_kinds(items)
+    if not options.address:
+        items = [place for item in items for place in ([item] if isinstance(item, Session) else local_places(item))]
+    if not options.sessions:
+        say(SIMULATED)
+        # before Ray starts, not beside it: it forks, and a fork while BLAS computes in a thread can hang both
+        items = simulated_sessions()
+    return items
 
 
 @contextlib.contextmanager
@@ -111,48 +113,44 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
     """config.yaml: the settings and, under `run`, what else reproduces the run."""
     import yaml
 
-    sessions = [str(pathlib.Path(s).resolve()) if os.path.exists(str(s)) else str(s) for s in options.sessions]
+    sessions = [str(s) if isinstance(s, Session) else anchored(s) for s in options.sessions]
     return yaml.safe_dump({"run": {"space": space.source, "sessions": sessions, "held": dict(options.held)}}) \
         + config.to_yaml()
 
 
-def _search(plan: Plan, study, folder: RunFolder, cluster: connection.Cluster, options: Options, sessions: list,
-            mirror: Callable[..., Any]) -> dict[str, Any]:
+def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, cluster: connection.Cluster,
+            options: Options, mirror: Callable[..., Any]) -> dict[str, Any]:
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
-    from raycal.metrics.baselines import ridge_on_traces
     from raycal.search.study import Record
-    from raycal.sessions import store
 
-    refs = store.put(plan.dataset)
     cluster.grow(cluster.slots.count)
-    ray.get(cluster.pool.set_dataset.remote(refs))
+    ray.get(cluster.pool.set_dataset.remote(data.refs))
     wanted = _wanted(study, plan.config, options)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
-    keeper = Keeper(folder, study, _facts(plan, study, sessions), plan.config.search.keep, after=mirror)
+    keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
-    with ThreadPoolExecutor(1) as helper, _interruptible() as interrupted, \
-            contextlib.closing(_board(plan, folder, study)) as board:
-        ridge = helper.submit(ridge_on_traces, plan.dataset)
+    with _interruptible() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
+        ridge = recordings.ridge(data)
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress])
         with progress:
             _tune(referee, cluster, lambda: interrupted() or bool(deadline and time.monotonic() > deadline))
         record.abandon()
-        keeper.add({"ridge": ridge.result()})
+        keeper.add({"ridge": ray.get(ridge)})
     summary = keeper.write()
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
     return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
 
 
-def _facts(plan: Plan, study, sessions: list) -> dict[str, Any]:
+def _facts(plan: Plan, study) -> dict[str, Any]:
     """Return what summary.json says besides the trials."""
     return {"space": plan.space.name, "objective": plan.config.search.objective, "rate_limit": plan.rate_limit,
-            "sessions": [s.id for s in sessions], "fingerprints": {s.id: s.fingerprint for s in sessions},
-            "data_fingerprint": plan.dataset.fingerprint, "seconds": study.user_attrs.get("seconds", 0.0)}
+            "sessions": [s.id for s in plan.sketches], "fingerprints": {s.id: s.fingerprint for s in plan.sketches},
+            "data_fingerprint": plan.agreement.fingerprint, "seconds": study.user_attrs.get("seconds", 0.0)}
 
 
 def _progress(plan: Plan, record, wanted: int, options: Options, deadline: float | None) -> Progress:
@@ -186,11 +184,11 @@ def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None]):
     if known is None:
         enqueue(study, plan, say)
         for key, value in (("objective", plan.config.search.objective), ("space", plan.space.name),
-                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.dataset.fingerprint)):
+                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.agreement.fingerprint)):
             study.set_user_attr(key, value)
-    elif known != plan.dataset.fingerprint:
+    elif known != plan.agreement.fingerprint:
         raise UserError(f"--resume {folder.path}: the sessions or their split changed (fingerprint {known} then, "
-                        f"{plan.dataset.fingerprint} now), so old and new trials could not be compared\n"
+                        f"{plan.agreement.fingerprint} now), so old and new trials could not be compared\n"
                         "fix: give the same sessions and split, or start a new run")
     return study
 

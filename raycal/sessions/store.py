@@ -5,6 +5,7 @@ through, which would corrupt every other trial. Batches are gathered into new me
 """
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 
@@ -12,7 +13,7 @@ def put(dataset) -> list:
     """Put a prepared Dataset into the store; keep the returned references as long as it is needed."""
     import ray
 
-    return [ray.put(dataset)]
+    return [ray.put(dataclasses.replace(dataset, recordings=())), *map(ray.put, dataset.recordings)]
 
 
 def get(refs: list, cache: dict[str, Any]):
@@ -22,5 +23,6 @@ def get(refs: list, cache: dict[str, Any]):
     key = refs[0].hex()
     if key not in cache:
         cache.clear()
-        cache[key] = ray.get(refs[0])
+        shell, *recordings = ray.get(refs)
+        cache[key] = dataclasses.replace(shell, recordings=tuple(recordings))
     return cache[key]

@@ -37,6 +37,23 @@ def read(paths: str | os.PathLike | Iterable[str | os.PathLike], traces: str = "
     return distinct([session for place in expand(paths) for session in read_place(place, traces)])
 
 
+def check_kinds(items: Iterable) -> None:
+    """Raise UserError for an item that is neither a path nor a Session."""
+    for item in items:
+        if not isinstance(item, (str, os.PathLike, Session)):
+            raise UserError(f"sessions: a {type(item).__name__} is no session; give paths, globs, allen:ID, or "
+                            "Session objects, such as raycal.Session.build(id='mouse', traces=array, rate=30.0)")
+
+
+def local_places(item: str | os.PathLike) -> list[Place]:
+    """Return the places of one argument, paths absolute; raise UserError where one is missing or may not be read."""
+    found = [p if isinstance(p, str) else p.expanduser().absolute() for p in expand(item)]
+    for place in found:
+        if isinstance(place, pathlib.Path):
+            check_readable(place)
+    return found
+
+
 def read_place(place: Place, traces: str = "") -> list[Session]:
     """Read the recordings of one place; raise UserError when it cannot be."""
     if isinstance(place, str):
@@ -58,7 +75,7 @@ def read_one(path: str | os.PathLike, traces: str = "") -> Session:
 
 def _read(path: pathlib.Path, traces: str) -> Session | list[Session]:
     path = path.expanduser()
-    _check_readable(path)
+    check_readable(path)
     for reader in map(_reader, READERS):
         if reader.recognises(path):
             return reader.read(path, traces)
@@ -72,7 +89,8 @@ def _reader(name: str):
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def _check_readable(path: pathlib.Path) -> None:
+def check_readable(path: pathlib.Path) -> None:
+    """Raise UserError when the path is missing, a pipe, a loop of links, or may not be read."""
     try:
         path.resolve(strict=True)
         if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever

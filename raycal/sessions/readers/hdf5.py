@@ -12,12 +12,16 @@ from raycal.errors import UserError
 from raycal.sessions.readers.limits import check_declared
 
 
+# h5py says damage in many ways: KeyError for a broken link, TypeError for a type it does not know
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError)
+
+
 def holds(path: pathlib.Path, *groups: str) -> bool:
     """Tell whether the file is HDF5 and has all of these groups or datasets."""
     try:
         with h5py.File(path, "r") as f:
             return all(group in f for group in groups)
-    except (OSError, RuntimeError, ValueError):
+    except DAMAGE:
         return False
 
 
@@ -26,8 +30,7 @@ def opened(path: pathlib.Path, read: Callable[[pathlib.Path, h5py.File], Any]) -
     try:
         with h5py.File(path, "r") as f:
             return read(path, f)
-    # h5py says damage in many ways: KeyError for a broken link, TypeError for a type it does not know
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError) as e:
+    except DAMAGE as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise UserError(f"{path}: damaged or cut off ({reason}); fetch the file again") from e
 
@@ -43,10 +46,10 @@ def array(path: pathlib.Path, f: h5py.Group, key: str, needs: str) -> np.ndarray
 
 def text(f: h5py.Group, key: str) -> str:
     """Return a dataset's text or first value, "" where there is none."""
-    if not isinstance(f.get(key), h5py.Dataset):
+    dataset = f.get(key)
+    if not isinstance(dataset, h5py.Dataset) or not dataset.size:
         return ""
-    value = np.asarray(f[key][()]).reshape(-1)
-    return decoded(value[0]) if len(value) else ""
+    return decoded(dataset[()] if dataset.shape == () else dataset[(0,) * dataset.ndim])
 
 
 def decoded(value: Any) -> str:

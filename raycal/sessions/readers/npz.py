@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from raycal.errors import UserError
+from raycal.sessions.readers.limits import check_declared
 from raycal.sessions.session import MASKS, Session
 
 FORMAT = "raycal npz"
@@ -86,13 +87,29 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {}
             for key in archive.files:
+                _check_member(path, archive.zip, key)
                 arrays[key] = archive[key]
             return arrays
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError,
+            OverflowError) as e:
         if "allow_pickle" in str(e):
             raise UserError(f"{path}: {key!r} is pickled, which could run any program when read; save it again as an "
                             "array of numbers or text") from None
         raise UserError(f"{path}: {key!r} is damaged or cut off ({e}); copy the file again") from None
+
+
+def _check_member(path: pathlib.Path, archive: zipfile.ZipFile, key: str) -> None:
+    """Refuse an array whose header declares more than its member of the archive holds."""
+    name = key if key in archive.NameToInfo else f"{key}.npy"
+    with archive.open(name) as member:
+        try:
+            version = np.lib.format.read_magic(member)
+        except ValueError:  # no array: np.load hands out its bytes
+            return
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(member)
+    declared = math.prod(shape) * dtype.itemsize
+    check_declared(path, repr(key), declared, stored=archive.getinfo(name).compress_size)
 
 
 def _one_number(path: pathlib.Path, value: np.ndarray) -> float:

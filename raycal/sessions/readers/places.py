@@ -29,6 +29,17 @@ def expand(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Place
     return found
 
 
+def anchored(item: str | os.PathLike) -> str:
+    """Return the argument with its relative paths and patterns made absolute: it then means the same everywhere."""
+    def fixed(part: str) -> str:
+        far = part.startswith("allen:") or "://" in part or part.isdigit()
+        return part if far else str(pathlib.Path(part).expanduser().absolute())
+
+    text = os.fspath(item)
+    return fixed(text) if _exists(pathlib.Path(text).expanduser()) else \
+        ",".join(fixed(part) for part in filter(None, map(str.strip, text.split(","))))
+
+
 def is_url(place: Place) -> bool:
     return isinstance(place, str) and "://" in place
 
