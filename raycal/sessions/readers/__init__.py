@@ -24,6 +24,7 @@ READERS: tuple[str, ...] = (
     "worm",
     "allen_nwb",
     "suite2p",
+    "caiman",
 )
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 
