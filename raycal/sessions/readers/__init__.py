@@ -129,10 +129,12 @@ def _describe(path: pathlib.Path) -> str:
 def _describe_hdf5(path: pathlib.Path) -> str:
     import h5py
 
+    from raycal.sessions.readers import hdf5
+
     try:
         with h5py.File(path, "r") as f:
-            return f"is an HDF5 file of another layout (its top level: {', '.join(list(f)[:8]) or 'nothing'})"
-    except (OSError, RuntimeError) as e:
+            return f"is an HDF5 file of another layout (its top level: {', '.join(map(str, list(f)[:8])) or 'nothing'})"
+    except hdf5.DAMAGE as e:
         return f"is a damaged or cut-off HDF5 file ({str(e).splitlines()[0]}); copy it again"
 
 

@@ -1,14 +1,19 @@
-"""Refuse a file that declares far more than it can hold: read whole, it would fill the machine's memory."""
+"""What a file may declare: read whole, one that declares far more than it can hold would fill the memory."""
 from __future__ import annotations
 
 import os
 import pathlib
+import tokenize
 
 from raycal.errors import UserError
 
 EXPANSION = 1032  # bytes that one compressed byte can stand for at most (deflate)
 SMALL = 2**24  # bytes that are always let through
 SHARE = 0.5  # of the machine's memory one array may take
+
+# What numpy raises on a damaged .npy: it parses the header as Python.
+NPY_DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, SyntaxError, tokenize.TokenError,
+              RecursionError, MemoryError)
 
 
 def check_declared(path: pathlib.Path, name: str, n_bytes: int, stored: int | None = None) -> None:

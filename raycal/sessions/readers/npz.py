@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from raycal.errors import UserError
-from raycal.sessions.readers.limits import check_declared
+from raycal.sessions.readers.limits import NPY_DAMAGE, check_declared
 from raycal.sessions.session import MASKS, Session
 
 FORMAT = "raycal npz"
@@ -90,8 +90,7 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
                 _check_member(path, archive.zip, key)
                 arrays[key] = archive[key]
             return arrays
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError,
-            OverflowError) as e:
+    except (*NPY_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
         if "allow_pickle" in str(e):
             raise UserError(f"{path}: {key!r} is pickled, which could run any program when read; save it again as an "
                             "array of numbers or text") from None

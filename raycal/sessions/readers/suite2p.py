@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-import tokenize
 
 import numpy as np
 
 from raycal.errors import UserError
 from raycal.sessions.readers import pickled
-from raycal.sessions.readers.limits import check_declared
+from raycal.sessions.readers.limits import NPY_DAMAGE, check_declared
 from raycal.sessions.session import Session
 
 FORMAT = "suite2p folder"
@@ -23,8 +22,6 @@ NEUROPIL = 0.7  # share of the surrounding neuropil that suite2p by default subt
 KEYS = ("F", "Fneu", "spks")
 COMBINED = "combined"  # all planes
 SETTINGS = ("ops.npy", "settings.npy", "db.npy")  # may hold fs, Hz a plane
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, SyntaxError, tokenize.TokenError,
-              RecursionError, MemoryError)  # numpy parses an array's header as Python
 
 
 def recognises(path: pathlib.Path) -> bool:
@@ -115,7 +112,7 @@ def _array(folder: pathlib.Path, name: str) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # a damaged shape may have more elements than can be counted
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE as e:
+    except NPY_DAMAGE as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise UserError(f"{path}: damaged or cut off ({reason}); copy it again") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
