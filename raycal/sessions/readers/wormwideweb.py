@@ -4,7 +4,8 @@ Two layouts: that of 2023 (flat: uid, num_neurons, avg_timestep in minutes, trac
 https://github.com/flavell-lab/WormWideWebData.jl (the same in metadata, timing, behavior, gcamp and label). Traces are
 neurons x frames, neurons and frames are counted from 1; units as https://wormwideweb.org shows them. A reversal (a, b)
 takes the frames after a up to b, for its writer looked for the steps of a 0/1 series; one that runs when the recording
-begins has a = 1, too. Positive head curvature is dorsal in every worm, other than in the worm HDF5.
+begins has a = 1, too. In the second layout positive head curvature is dorsal in every worm; the worm HDF5 has the sign
+of each animal.
 """
 from __future__ import annotations
 
