@@ -25,6 +25,8 @@ READERS: tuple[str, ...] = (
     "allen_nwb",
     "suite2p",
     "caiman",
+    "ceneurovae",
+    "wormwideweb",
 )
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 

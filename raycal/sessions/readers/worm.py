@@ -2,7 +2,7 @@
 
 Atanas, Kim et al. 2023, Cell, doi 10.1016/j.cell.2023.07.035; Dag, Nwabudike, Kang et al. 2023, Cell,
 doi 10.1016/j.cell.2023.04.023. Julia writes column-major and counts from 1: h5py sees every array
-transposed, and ranges include their last frame.
+transposed, and ranges include their last frame. Labels of neurons are in a table beside the file (neuropal.py).
 """
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import h5py
 import numpy as np
 
 from raycal.errors import UserError
-from raycal.sessions.readers import hdf5
+from raycal.sessions.readers import hdf5, neuropal
 from raycal.sessions.session import Session
 
 FORMAT = "worm HDF5 (Atanas, Kim et al. 2023)"
-TRACES = "gcamp/traces_array_F_F20"  # trace_array is z-scored over the whole recording, test frames included
+TRACES = "gcamp/traces_array_F_F20"
+Z_SCORED = "z-scored over the whole recording, test frames included"
+TRACE_UNITS = {"traces_array_F_F20": "F/F20", "trace_array_original": "F", "trace_array": "z-score"}
 TIMES = "timing/timestamp_confocal"
 SPLITS = "gcamp/idx_splits"
-UNITS = {"velocity": "mm/s", "head_angle": "rad", "worm_curvature": "", "angular_velocity": "", "reversal_vec": "",
-         "pumping": ""}
+UNITS = {"velocity": "mm/s", "head_angle": "rad", "worm_curvature": "rad", "angular_velocity": "rad/s",
+         "reversal_vec": "", "pumping": "pumps/s"}
 
 
 def recognises(path: pathlib.Path) -> bool:
@@ -29,44 +31,59 @@ def recognises(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path, traces: str = "") -> Session:
-    """Return the recording: traces as F/F20, rate = 1 / median step of its time stamps.
+    """Return the recording: traces as F/F20 or as the dataset `traces` of gcamp, rate = 1 / median step of its times.
 
     Raise UserError naming what is missing, damaged or does not fit.
     """
-    return hdf5.opened(path, _session)
+    return hdf5.opened(path, lambda path, f: _session(path, f, traces))
 
 
-def _session(path: pathlib.Path, f: h5py.File) -> Session:
-    traces = _array(path, f, TRACES)
+def _session(path: pathlib.Path, f: h5py.File, wanted: str) -> Session:
+    key = _trace_key(path, f, wanted)
+    traces = _array(path, f, key)
     if traces.ndim != 2:
-        raise UserError(f"{path}: {TRACES} has shape {traces.shape}; it must be volumes x neurons")
-    times, notes = _times(path, f, len(traces))
+        raise UserError(f"{path}: {key} has shape {traces.shape}; it must be volumes x neurons")
+    times, notes = cut_times(path, TIMES, _array(path, f, TIMES), len(traces))
+    notes.update({"traces": f"{key}, {Z_SCORED}"} if key == "gcamp/trace_array" else {})
     behavior, left_out = _behavior(path, f, len(traces))
     notes.update({"left out": ", ".join(left_out)} if left_out else {})
     segments = _segments(path, f, len(traces))
+    name = path.stem.removesuffix("-data")
+    neurons, told = neuropal.identities(path, name, f, traces.shape[1])
     return Session.build(
-        name=path.stem.removesuffix("-data"),
-        traces=traces, times=times, rate=_rate(times), segments=segments, unit="F/F20",
+        name=name, traces=traces, times=times, rate=rate(times), segments=segments, neurons=neurons,
+        unit=TRACE_UNITS.get(key.removeprefix("gcamp/"), ""),
         behavior=np.stack(list(behavior.values()), axis=1) if behavior else None, behavior_names=behavior,
         behavior_units=[UNITS[name] for name in behavior], source=str(path),
-        metadata={"species": "C. elegans", **notes})
+        metadata={"species": "C. elegans", **notes, **told})
+
+
+def _trace_key(path: pathlib.Path, f: h5py.File, wanted: str) -> str:
+    if not wanted:
+        return TRACES
+    group = f["gcamp"]
+    known = [f"gcamp/{name}" for name in group if name.startswith("trace")] if isinstance(group, h5py.Group) else []
+    key = f"gcamp/{wanted.removeprefix('gcamp/')}"
+    if key not in known:
+        raise UserError(f"{path}: has no traces {wanted!r}; it has {', '.join(known) or 'none'}")
+    return key
 
 
 def _array(path: pathlib.Path, f: h5py.File, key: str) -> np.ndarray:
     return hdf5.array(path, f, key, f"a worm file has {TRACES} and {TIMES}")
 
 
-def _times(path: pathlib.Path, f: h5py.File, n_frames: int) -> tuple[np.ndarray, dict[str, str]]:
+def cut_times(path: pathlib.Path, key: str, times: np.ndarray, n_frames: int) -> tuple[np.ndarray, dict[str, str]]:
     """Return one time stamp (s) a volume: recordings list those of volumes that were cut off their end, too."""
-    times = _array(path, f, TIMES)
     if times.ndim != 1 or len(times) < n_frames:
-        raise UserError(f"{path}: {TIMES} has shape {times.shape} for {n_frames} volumes; every volume needs one")
+        raise UserError(f"{path}: {key} has shape {times.shape} for {n_frames} volumes; every volume needs one")
     surplus = len(times) - n_frames
     notes = {"time stamps": f"{surplus} beyond the last volume cut"} if surplus else {}
     return times[:n_frames], notes
 
 
-def _rate(times: np.ndarray) -> float:
+def rate(times: np.ndarray) -> float:
+    """Return 1 / median step (Hz), NaN where there is none."""
     step = float(np.median(np.diff(times))) if len(times) > 1 else np.nan
     return 1.0 / step if step > 0 else np.nan
 

@@ -62,6 +62,25 @@ def test_splits_and_behaviors_may_be_absent(tmp_path):
     assert s.segments == ((0, T),) and s.behavior_names == ()
 
 
+def test_other_traces_of_the_file_can_be_taken(tmp_path):
+    path = _file(tmp_path)
+    for key in ("trace_array", "gcamp/trace_array"):
+        s = read_one(path, traces=key)
+        np.testing.assert_array_equal(s.traces, _layout()["gcamp/trace_array"].astype(np.float32))
+        assert s.unit == "z-score" and s.metadata["traces"].startswith("gcamp/trace_array, z-scored over the whole")
+    for key in ("idx_splits", "timing/timestamp_confocal", "../gcamp", "x"):
+        with pytest.raises(UserError, match=f"no traces '{key}'; it has gcamp/trace_array, gcamp/traces_array_F"):
+            read_one(path, traces=key)
+
+
+def test_units_are_those_of_the_authors(tmp_path):
+    changes = {f"behavior/{name}": np.arange(T) for name in worm.UNITS}
+    s = read_one(_file(tmp_path, **changes))
+    assert dict(zip(s.behavior_names, s.behavior_units)) == {
+        "velocity": "mm/s", "head_angle": "rad", "worm_curvature": "rad", "angular_velocity": "rad/s",
+        "reversal_vec": "", "pumping": "pumps/s"}
+
+
 BAD = {
     "no_traces": ({worm.TRACES: None}, "has no 'gcamp/traces_array_F_F20'"),
     "no_times": ({worm.TIMES: None, "timing/timestamp_nir": np.arange(9)}, "has no 'timing/timestamp_confocal'"),
