@@ -113,17 +113,17 @@ def standardised(columns: np.ndarray) -> np.ndarray:
 
 def draw_loadings(rng: np.random.Generator, sources: np.ndarray, n_neurons: int,
                   strength: np.ndarray | float = 1.0) -> np.ndarray:
-    """Return (S, N) weights of sd strength (one, or one a source), scaled so that each neuron's drive has variance 1."""
+    """Return (S, N) weights of sd strength (one, or one a source), scaled so that each drive has variance 1."""
     weights = rng.standard_normal((sources.shape[1], n_neurons)) * np.reshape(strength, (-1, 1))
     variance = np.einsum("sn,st,tn->n", weights, np.cov(sources.T, bias=True), weights)
     return weights / np.sqrt(np.maximum(variance, 1e-12))
 
 
-def activity(rng: np.random.Generator, drive: np.ndarray, coupling: float,
-             rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (T, N) rates (spikes/s), spike counts and dF/F of neurons that share a drive (T, N) of variance 1."""
+def activity(rng: np.random.Generator, drive: np.ndarray, coupling: float, rate: float,
+             median: float = RATE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (T, N) rates (spikes/s), spike counts and dF/F of neurons that follow a drive (T, N) of variance 1."""
     log_rates = _log_rates(rng, drive, coupling, rate)
-    rates = np.exp(GAIN * log_rates + np.log(RATE) + RATE_SPREAD * rng.standard_normal(drive.shape[1]) - GAIN**2 / 2)
+    rates = np.exp(GAIN * log_rates + np.log(median) + RATE_SPREAD * rng.standard_normal(drive.shape[1]) - GAIN**2 / 2)
     spikes = rng.poisson(rates / rate)
     return rates, spikes, _calcium(rng, spikes, rate)
 
