@@ -3,9 +3,9 @@
     simulation = simulate_visual(n_neurons=150, n_frames=115_000, seed=1)
     simulation.session.stimuli, simulation.ceiling["running"]
 
-The order, timing and parameters of the stimuli are those of session A in de Vries et al. 2020, Nat Neurosci, doi
-10.1038/s41593-019-0550-9, cut in proportion when the recording is shorter. The log rate of a neuron is linear in its
-sources, so that its tuning to direction is exp of a cosine, a von Mises curve.
+Kinds, durations and parameters of the stimuli follow session A of de Vries et al. 2020, Nat Neurosci, doi
+10.1038/s41593-019-0550-9, cut in proportion when the recording is shorter; the order of the blocks is our own. The log
+rate of a neuron is linear in its sources, so that its tuning to direction is exp of cosines, as a von Mises curve is.
 Shapes: T frames, T' frames with those simulated before the first, N neurons, L latents, S sources, P presentations.
 """
 from __future__ import annotations
