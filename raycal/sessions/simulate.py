@@ -3,7 +3,8 @@
     simulation = simulate(n_neurons=60, seed=1)
     simulation.session, simulation.ceiling["running"]
 
-Shapes: T frames, N neurons, L latents.
+visual.py has a second world, of gratings and movies; what both need is here without an underscore.
+Shapes: T frames, N neurons, L latents, S sources (what drives the neurons), K behaviours.
 """
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ class Simulation:
 
     ceiling holds, for each behaviour, the R2 of the best linear readout of the true log rates of all neurons at
     the same frame, times the share of the behaviour that is not sensor noise. It is computed from the
-    loadings and the covariance of what drives them, not fitted. At coupling 1 and with at least L + 1
-    neurons it is the bound that no decoder passes; decoders of calcium, which sees rates through spikes,
-    decay and noise, stay below. At coupling 0 it is 0.
+    loadings and the covariance of what drives them, not fitted. At coupling 1 and with at least as many
+    neurons as sources it is the bound that no decoder passes; decoders of calcium, which sees rates through
+    spikes, decay and noise, stay below. At coupling 0 it is 0.
     """
 
     session: Session
@@ -40,7 +41,7 @@ class Simulation:
     spikes: np.ndarray  # (T, N) counts a frame
     rates: np.ndarray  # (T, N) spikes/s
     clean: np.ndarray  # (T, N) dF/F before noise
-    behavior_clean: np.ndarray  # (T, 2) running (cm/s) and stimulus before sensor noise
+    behavior_clean: np.ndarray  # (T, K) behaviours before sensor noise
     ceiling: dict[str, float]
 
 
@@ -52,33 +53,32 @@ def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_la
     private to the neuron. noise: sd of the fluorescence noise as a share of the sd of the clean trace; its
     variance grows with the signal. Raise UserError when a number is out of range.
     """
-    _check(n_neurons, n_frames, rate, n_latents, coupling, noise)
+    check_ranges("simulate", n_neurons, n_frames, rate, n_latents, coupling, noise)
     rng = np.random.default_rng(seed)
     skip = math.ceil(SETTLE * rate)
     total = n_frames + skip
-    latents = _smooth_noise(rng, total, np.geomspace(*SMOOTH, n_latents) * rate)
+    latents = smooth_noise(rng, total, np.geomspace(*SMOOTH, n_latents) * rate)
     clean_behavior = np.stack([SPEED * np.maximum(latents[:, -1], 0.0), _stimulus(rng, total, rate)], axis=1)
-    sources = _standardised(np.hstack([latents, clean_behavior]))
-    loadings = _loadings(rng, sources, n_neurons)
-    log_rates = _log_rates(rng, sources @ loadings, coupling, rate)
-    rates = np.exp(GAIN * log_rates + np.log(RATE) + RATE_SPREAD * rng.standard_normal(n_neurons) - GAIN**2 / 2)
-    spikes = rng.poisson(rates / rate)
-    clean = _calcium(rng, spikes, rate)[skip:]
+    sources = standardised(np.hstack([latents, clean_behavior]))
+    loadings = draw_loadings(rng, sources, n_neurons)
+    rates, spikes, clean = activity(rng, sources @ loadings, coupling, rate)
+    clean = clean[skip:]
     behavior = clean_behavior + SPEED_NOISE * rng.standard_normal((total, 1)) * (1.0, 0.0)
     behavior[:, 0] = np.maximum(behavior[:, 0], 0.0)
     kept = {"latents": latents[skip:], "spikes": spikes[skip:], "rates": rates[skip:], "clean": clean,
             "behavior_clean": clean_behavior[skip:]}
     session = Session.build(
-        id=id or f"simulated-{seed}", traces=_with_noise(rng, clean, noise), rate=rate, behavior=behavior[skip:],
+        id=id or f"simulated-{seed}", traces=with_noise(rng, clean, noise), rate=rate, behavior=behavior[skip:],
         behavior_names=("running", "stimulus"), behavior_units=("cm/s", ""), unit="dF/F",
         neurons=[f"cell {k}" for k in range(n_neurons)],
         metadata={"latents": n_latents, "coupling": coupling, "noise": noise, "seed": seed},
         source=f"simulated by raycal, seed {seed}")
-    ceiling = _ceiling(sources, loadings, coupling, clean_behavior[skip:], behavior[skip:])
+    ceiling = linear_ceiling(sources, loadings, coupling, clean_behavior[skip:], behavior[skip:])
     return Simulation(session=session, ceiling=dict(zip(session.behavior_names, ceiling)), **kept)
 
 
-def _check(n_neurons: int, n_frames: int, rate: float, n_latents: int, coupling: float, noise: float) -> None:
+def check_ranges(world: str, n_neurons: int, n_frames: int, rate: float, n_latents: int, coupling: float,
+                 noise: float) -> None:
     for name, value, fits, wanted in (
             ("n_neurons", n_neurons, n_neurons >= MIN_NEURONS, f"at least {MIN_NEURONS}"),
             ("n_frames", n_frames, n_frames >= MIN_FRAMES, f"at least {MIN_FRAMES}"),
@@ -87,16 +87,16 @@ def _check(n_neurons: int, n_frames: int, rate: float, n_latents: int, coupling:
             ("coupling", coupling, 0 <= coupling <= 1, "from 0 to 1"),
             ("noise", noise, 0 <= noise < math.inf, "0 or more")):
         if not fits:
-            raise UserError(f"simulate: {name}={value}: must be {wanted}")
+            raise UserError(f"{world}: {name}={value}: must be {wanted}")
 
 
-def _smooth_noise(rng: np.random.Generator, n_frames: int, widths: np.ndarray) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, n_frames: int, widths: np.ndarray) -> np.ndarray:
     """Return (T, len(widths)) Gaussian processes, mean 0 and sd 1, each smoothed over its width (sd, frames)."""
     from scipy.ndimage import gaussian_filter1d
 
     white = rng.standard_normal((n_frames, len(widths)))
-    return _standardised(np.stack([gaussian_filter1d(column, width, mode="wrap")
-                                   for column, width in zip(white.T, widths)], axis=1))
+    return standardised(np.stack([gaussian_filter1d(column, width, mode="wrap")
+                                  for column, width in zip(white.T, widths)], axis=1))
 
 
 def _stimulus(rng: np.random.Generator, n_frames: int, rate: float) -> np.ndarray:
@@ -105,24 +105,34 @@ def _stimulus(rng: np.random.Generator, n_frames: int, rate: float) -> np.ndarra
     return np.repeat(rng.choice(LEVELS, n_frames // dwell + 1), dwell)[:n_frames]
 
 
-def _standardised(columns: np.ndarray) -> np.ndarray:
+def standardised(columns: np.ndarray) -> np.ndarray:
     centred = columns - columns.mean(axis=0)
     spread = centred.std(axis=0)
     return centred / np.where(spread > 1e-9, spread, 1.0)  # a mouse that never runs drives nothing
 
 
-def _loadings(rng: np.random.Generator, sources: np.ndarray, n_neurons: int) -> np.ndarray:
-    """Return (sources, N) weights, scaled so that what drives each neuron has variance 1."""
-    weights = rng.standard_normal((sources.shape[1], n_neurons))
+def draw_loadings(rng: np.random.Generator, sources: np.ndarray, n_neurons: int,
+                  strength: np.ndarray | float = 1.0) -> np.ndarray:
+    """Return (S, N) weights of sd strength (one, or one a source), scaled so that each drive has variance 1."""
+    weights = rng.standard_normal((sources.shape[1], n_neurons)) * np.reshape(strength, (-1, 1))
     variance = np.einsum("sn,st,tn->n", weights, np.cov(sources.T, bias=True), weights)
     return weights / np.sqrt(np.maximum(variance, 1e-12))
+
+
+def activity(rng: np.random.Generator, drive: np.ndarray, coupling: float, rate: float,
+             median: float = RATE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (T, N) rates (spikes/s), spike counts and dF/F of neurons that follow a drive (T, N) of variance 1."""
+    log_rates = _log_rates(rng, drive, coupling, rate)
+    rates = np.exp(GAIN * log_rates + np.log(median) + RATE_SPREAD * rng.standard_normal(drive.shape[1]) - GAIN**2 / 2)
+    spikes = rng.poisson(rates / rate)
+    return rates, spikes, _calcium(rng, spikes, rate)
 
 
 def _log_rates(rng: np.random.Generator, shared: np.ndarray, coupling: float, rate: float) -> np.ndarray:
     """Return (T, N) of variance 1: the shared drive, and a private one as slow, mixed by variance."""
     if coupling == 1.0:
         return shared
-    private = _smooth_noise(rng, len(shared), np.full(shared.shape[1], SMOOTH[0] * rate))
+    private = smooth_noise(rng, len(shared), np.full(shared.shape[1], SMOOTH[0] * rate))
     return math.sqrt(coupling) * shared + math.sqrt(1.0 - coupling) * private
 
 
@@ -138,16 +148,19 @@ def _calcium(rng: np.random.Generator, spikes: np.ndarray, rate: float) -> np.nd
     return clean * (rng.uniform(0.05, 0.2, spikes.shape[1]) / peak)
 
 
-def _with_noise(rng: np.random.Generator, clean: np.ndarray, noise: float) -> np.ndarray:
+def with_noise(rng: np.random.Generator, clean: np.ndarray, noise: float) -> np.ndarray:
     """Add noise whose variance is half constant and half grows with the signal, like photon shot noise."""
     mean = np.maximum(clean.mean(axis=0), 1e-12)
     scale = noise * clean.std(axis=0) * np.sqrt(0.5 + 0.5 * np.maximum(clean, 0.0) / mean)
     return (clean + scale * rng.standard_normal(clean.shape)).astype(np.float32)
 
 
-def _ceiling(sources: np.ndarray, loadings: np.ndarray, coupling: float, clean: np.ndarray,
-             observed: np.ndarray) -> list[float]:
-    """Return for each behaviour (the last sources) the linear R2 from log rates times the noise-free share."""
+def linear_ceiling(sources: np.ndarray, loadings: np.ndarray, coupling: float, clean: np.ndarray,
+                   observed: np.ndarray) -> list[float]:
+    """Return for each behaviour (the last K sources) the linear R2 from log rates times the noise-free share.
+
+    sources (T', S), loadings (S, N), clean and observed (T, K): the behaviours before and after sensor noise.
+    """
     covariance = np.cov(sources.T, bias=True)
     shared = math.sqrt(coupling) * loadings.T @ covariance  # (N, sources): covariance of log rates and sources
     log_rates = coupling * loadings.T @ covariance @ loadings + (1.0 - coupling) * np.eye(loadings.shape[1])

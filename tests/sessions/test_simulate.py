@@ -32,6 +32,14 @@ def test_the_same_seed_gives_the_same_numbers_another_seed_others():
     assert one == same != other
 
 
+def test_default_numbers_stay_what_they_were():
+    s = simulate()  # recordings made earlier are compared with later ones: other numbers would be another data set
+    assert s.session.fingerprint == "4b770c9110a54888"
+    assert s.ceiling == pytest.approx({"running": 0.9844678745229463, "stimulus": 1.0}, rel=1e-9)
+    assert simulate(n_neurons=10, n_frames=3000, coupling=0.5, n_latents=3, seed=2,
+                    noise=0.1).session.fingerprint == "4e8cbf428a290c40"
+
+
 def test_noise_has_the_stated_size_and_grows_with_the_signal():
     s = simulate(n_frames=20_000, noise=0.5, seed=1)
     residual = s.session.traces - s.clean
