@@ -255,10 +255,11 @@ def _simulate(args: argparse.Namespace) -> int:
 
     sizes = [(n, args.frames) for n in _counts(args.cells)]
     writer = {"npz": simulate.write, "allen": standin.write}[args.format]
-    for path, ceiling in writer(pathlib.Path(args.out), sizes, args.seed).items():
-        reached = ", ".join(f"{name} {r2:.3f}" for name, r2 in ceiling.items())
-        print(f"{path}   R2 an ideal observer reaches: {reached}")
-    pattern = f"{args.out}/**/*.{'nwb' if args.format == 'allen' else 'npz'}"
+    for id, made in writer(args.out, sizes, args.seed).items():
+        reached = ", ".join(f"{name} {r2:.3f}" for name, r2 in made.items() if isinstance(r2, float))
+        print(f"{id:<14}{made['frames']} frames x {made['cells']} neurons   R2 that an ideal observer reaches: {reached}")
+    print(f"written      {args.out}   (ceilings.json holds these figures)")
+    pattern = f"{args.out}/{'ophys_experiment_data/*.nwb' if args.format == 'allen' else '*.npz'}"
     print(f"next         python run_search.py --space grvq --sessions {shlex.quote(pattern)}")
     return 0
 

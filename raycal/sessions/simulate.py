@@ -8,7 +8,11 @@ Shapes: T frames, N neurons, L latents, S sources (what drives the neurons), K b
 """
 from __future__ import annotations
 
+import json
 import math
+import os
+import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +79,28 @@ def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_la
         source=f"simulated by raycal, seed {seed}")
     ceiling = linear_ceiling(sources, loadings, coupling, clean_behavior[skip:], behavior[skip:])
     return Simulation(session=session, ceiling=dict(zip(session.behavior_names, ceiling)), **kept)
+
+
+def write(folder: str | os.PathLike, sizes: Sequence[tuple[int, int]], seed: int = 0) -> dict[str, dict]:
+    """Write an .npz a size (neurons, frames) with seeds seed, seed + 1, ...; return what goes into its ceilings.json.
+
+    That is, for each id: the ceilings as in Simulation, and the "seed", "cells" and "frames" that make it again.
+    """
+    from raycal.sessions.readers import npz
+
+    folder = pathlib.Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be made ({e.strerror or e}); give a folder that you may write to") from None
+    ceilings = {}
+    for k, (n_neurons, n_frames) in enumerate(sizes):
+        simulation = simulate(n_neurons, n_frames, seed=seed + k)
+        npz.write(simulation.session, folder / f"{simulation.session.id}.npz")
+        ceilings[simulation.session.id] = {**simulation.ceiling, "seed": seed + k, "cells": n_neurons,
+                                           "frames": n_frames}
+    (folder / "ceilings.json").write_text(json.dumps(ceilings, indent=1))
+    return ceilings
 
 
 def check_ranges(world: str, n_neurons: int, n_frames: int, rate: float, n_latents: int, coupling: float,
