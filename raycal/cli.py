@@ -228,8 +228,9 @@ def _check(args: argparse.Namespace) -> int:
         print(table(rows))
     for problem in problems:
         print(f"raycal: {problem}", file=sys.stderr)
-    print(f"{len(rows)} recordings read, {len(problems)} problems" if problems else
-          f"{len(rows)} recordings, all can be used\n{_search_of(args)}")
+    if any("unknown" in r.cells for r in rows):
+        print("Hz unknown: give the rate with --set sessions.rate=HZ when you search")
+    print(f"{len(rows)} read, {len(problems)} refused" if problems else f"all {len(rows)} read\n{_search_of(args)}")
     return 1 if problems else 0
 
 

@@ -40,7 +40,7 @@ def test_a_bad_recording_is_said_and_the_others_are_read(folder, capsys):
     out, err = capsys.readouterr()
     assert "cut.npz" in err and "damaged" in err and "gone.npz: no such file" in err and "Traceback" not in err
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["mouse", "worm"]
-    assert out.splitlines()[-1] == "2 recordings read, 2 problems"
+    assert out.splitlines()[-1] == "2 read, 2 refused"
 
 
 def test_the_same_recording_twice_is_a_problem(folder, capsys):
@@ -52,7 +52,7 @@ def test_the_same_recording_twice_is_a_problem(folder, capsys):
 def test_when_all_can_be_used_the_next_command_is_said(folder, capsys):
     assert cli.main(["sessions", "check", "mouse.npz", "worm.npz"]) == 0
     out, err = capsys.readouterr()
-    assert not err and out.splitlines()[-2] == "2 recordings, all can be used"
+    assert not err and out.splitlines()[-2] == "all 2 read" and "Hz unknown: give the rate" in out
     assert out.splitlines()[-1].endswith("run_search.py --space grvq --sessions mouse.npz worm.npz")
 
 
