@@ -31,8 +31,14 @@ class Sessions:
     train: float = setting(0.6, low=0.05, high=0.95)
     validation: float = setting(0.2, low=0.02, high=0.9)  # the rest is the sealed test part
     gap: float = setting(8.0, low=0.0)  # s between parts: more than 4 decay times of GCaMP6s
+    resample: float = setting(0.0, low=0.0, high=1000.0)  # Hz that every session is brought to; 0: each its own
+    smooth: float = setting(0.0, low=0.0, high=10.0)  # s, sd of a Gaussian over traces; 0: none
+    smooth_behavior: float = setting(0.0, low=0.0, high=10.0)  # s, the same over behaviour
+    select: str = setting("all", choices=("all", "activity", "variance", "behavior", "variance_behavior"))
+    neurons: int = setting(0, low=0)  # how many neurons of a session select keeps; 0: all
     normalize: str = setting("zscore", choices=("zscore", "robust", "minmax", "none"))
-    behavior: tuple[str, ...] = setting(())  # names to decode; empty: all that every session has
+    behavior: tuple[str, ...] = setting(())  # to decode, also STIMULUS.PARAMETER; empty: what every session has
+    features: float = setting(0.0, low=0.0, high=600.0)  # s: behaviour as mean, std, max, change of so long; 0: as is
     nan: str = setting("refuse", choices=("refuse", "drop", "mask"))
     rate: float = setting(0.0, low=0.0)  # Hz, for files that state none; 0 keeps the file's own
     traces: str = setting("")  # the key, series or plane to read where a file has several
@@ -263,6 +269,12 @@ def _check(config: Config) -> None:
     if s.train + s.validation >= 1.0:
         raise UserError(f"sessions.train={s.train} + sessions.validation={s.validation}: must leave a share "
                         "for the test part; make their sum less than 1")
+    if s.select == "all" and s.neurons:
+        raise UserError(f"sessions.neurons={s.neurons} with sessions.select=all: say by what they are chosen, such as "
+                        "sessions.select=variance, or drop sessions.neurons")
+    if s.select != "all" and s.neurons < 2:
+        raise UserError(f"sessions.select={s.select} with sessions.neurons={s.neurons}: say how many neurons to keep, "
+                        "at least 2")
     if q.type == "grvq" and q.code_dim % q.groups:
         raise UserError(f"quantizer.code_dim={q.code_dim} cannot be cut into quantizer.groups={q.groups} equal "
                         f"parts; use a multiple, such as {q.groups * max(1, round(q.code_dim / q.groups))}")

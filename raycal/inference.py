@@ -7,10 +7,13 @@
 Shapes: T frames, N neurons, K behaviours, S code steps, C codebooks, D code dimension. Every frame of
 every segment is covered: windows of the training length lie end to end, the last is moved back to end
 with its segment, and what it covers twice counts once. A segment shorter than a window is one window.
+A model trained with sessions.resample or sessions.smooth sees the recording resampled and smoothed (over its whole
+segments) in the same way, and what it says is brought back to the frames that were recorded.
 """
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +24,8 @@ import numpy as np
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.sessions.resample import Grid, grid_of, paced, resample, restored
+from raycal.sessions.smoothing import smoothed
 
 if TYPE_CHECKING:
     import torch
@@ -79,34 +84,39 @@ class Trained:
 
     def encode(self, session: Session) -> list[np.ndarray]:
         """Return the latents before quantization, (S, D) float32 for each segment."""
+        seen = self._seen(session)
         kept: list[list[np.ndarray]] = [[] for _ in session.segments]
-        for window, latents in self._windows(session, lambda p: self.model.encode(p.traces, p.session, p.valid)):
-            kept[window.segment].append(latents[self._first_code(window):])
-        return [np.concatenate(k) for k in kept]
+        for window, latents in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
+            kept[seen.origin(window.segment)].append(latents[self._first_code(window):])
+        nothing = next(k[0][:0] for k in kept if k)
+        return [np.concatenate([nothing, *k]) for k in kept]
 
     def codes(self, session: Session) -> np.ndarray:
         """Return the code indices (S, C) int64 of all segments, in time; `code_frames` says where each begins."""
         return np.concatenate([codes[self._first_code(window):] for window, codes in self._windows(
-            session, lambda part: self.model([part])[0][0].indices)])
+            self._seen(session), lambda part: self.model([part])[0][0].indices)])
 
     def code_frames(self, session: Session) -> np.ndarray:
-        """Return the first frame (S,) of what each row of `codes` stands for.
+        """Return the first of the session's own frames (S,) that each row of `codes` stands for.
 
-        Rows are model.downsample frames apart, less where the last window of a segment was moved back.
+        Rows are model.downsample frames of the model's rate apart, less where the last window of a segment was moved
+        back.
         """
-        step, starts = self.config.model.downsample, []
-        for window in _cover(session.segments, self.config.windows.length):
+        step, starts, seen = self.config.model.downsample, [], self._seen(session)
+        for window in _cover(seen.session.segments, self.config.windows.length):
             starts.append(np.arange(window.start, window.start + window.length, step)[self._first_code(window):])
-        return np.concatenate(starts)
+        frames = np.concatenate(starts)
+        return frames if seen.grid is None else seen.grid.first[frames]
 
     def reconstruct(self, session: Session) -> np.ndarray:
-        """Return traces (T, N) float32 in the session's own unit, decoded from the codes.
+        """Return traces (T, N) float32 in the session's own unit and frames, decoded from the codes.
 
-        NaN outside segments and for neurons the model was not trained on (constant or NaN ones).
+        NaN outside segments, in stretches too short for one frame of the model's rate, and for neurons the model was
+        not trained on (not among sessions.neurons, constant or NaN ones).
         """
-        entry = self._entry(session)
-        out = np.full((session.n_frames, len(entry["kept"])), np.nan, np.float32)
-        self._fill(out, session, lambda part: self.model([part])[0][0].reconstruction.mT)
+        seen = self._seen(session)
+        entry = seen.entry
+        out = self._filled(seen, len(entry["kept"]), lambda part: self.model([part])[0][0].reconstruction.mT)
         whole = np.full(session.traces.shape, np.nan, np.float32)
         whole[:, entry["kept"]] = out * entry["spread"].numpy() + entry["center"].numpy()
         return whole
@@ -116,26 +126,36 @@ class Trained:
 
         NaN outside segments.
         """
-        entry = self._entry(session)
-        out = np.full((session.n_frames, len(self.behavior_names)), np.nan, np.float32)
-        self._fill(out, session, lambda part: self.model([part])[0][0].behavior.mT)
-        return out * entry["behavior_spread"].numpy() + entry["behavior_center"].numpy()
+        seen = self._seen(session)
+        out = self._filled(seen, len(self.behavior_names), lambda part: self.model([part])[0][0].behavior.mT)
+        return out * seen.entry["behavior_spread"].numpy() + seen.entry["behavior_center"].numpy()
 
-    def _fill(self, out: np.ndarray, session: Session, function: Callable) -> None:
-        for window, values in self._windows(session, function):
+    def _filled(self, seen: _Seen, n_columns: int, function: Callable) -> np.ndarray:
+        """Return function's values (T, n_columns) at the frames that were recorded, NaN outside segments."""
+        out = np.full((seen.session.n_frames, n_columns), np.nan, np.float32)
+        for window, values in self._windows(seen, function):
             out[window.start + window.seen:window.start + window.length] = values[window.seen:]
+        return restored(out, seen.grid, seen.recorded)
 
-    def _windows(self, session: Session, function: Callable) -> Iterator[tuple[_Window, np.ndarray]]:
+    def _seen(self, session: Session) -> _Seen:
+        """Bring a session to the rate that the model was trained at."""
+        entry = self._entry(session)
+        resample_to = entry.get("resample", 0.0)  # exports of before there was such a thing lack it
+        if not resample_to:
+            return _Seen(entry, session, session, None)
+        recorded = paced(session, entry["recorded_rate"])
+        return _Seen(entry, recorded, resample(recorded, resample_to), grid_of(recorded, resample_to))
+
+    def _windows(self, seen: _Seen, function: Callable) -> Iterator[tuple[_Window, np.ndarray]]:
         """Yield every window in time with its row of function(Part)."""
         import torch
 
         from raycal.sessions.windows import Part
 
-        entry = self._entry(session)
-        index = next(i for i, s in enumerate(self.data["sessions"]) if s is entry)
+        index = next(i for i, s in enumerate(self.data["sessions"]) if s is seen.entry)
         device = next(self.model.parameters()).device
-        traces, valid = _normalized(session, entry)
-        for group in _batches(_cover(session.segments, self.config.windows.length)):
+        traces, valid = _normalized(seen.session, seen.entry)
+        for group in _batches(_cover(seen.session.segments, self.config.windows.length)):
             cut = [slice(w.start, w.start + w.length) for w in group]
             part = Part(index, torch.from_numpy(np.stack([traces[c].T for c in cut])).to(device),
                         torch.empty(len(cut), 0, group[0].length, device=device),
@@ -161,6 +181,22 @@ class Trained:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
         raise UserError(f"session {session.id!r} ({session.n_neurons} neurons): the model has no read-in for it; it "
                         f"was trained on {described}\ngive one of these, or a recording with the neuron labels of one")
+
+
+class _Seen(NamedTuple):
+    """A session as the model sees it, before it is normalised."""
+
+    entry: dict[str, Any]  # what the export says of it
+    recorded: Session
+    session: Session  # at the model's rate
+    grid: Grid | None  # how its frames come from the recorded ones; None: they are the same
+
+    def origin(self, segment: int) -> int:
+        """Return the recorded segment that a segment of the session comes from."""
+        if self.grid is None:
+            return segment
+        first = self.grid.runs[segment][0][0]
+        return next(i for i, (start, stop) in enumerate(self.recorded.segments) if start <= first < stop)
 
 
 class _Window(NamedTuple):
@@ -192,6 +228,8 @@ def _normalized(session: Session, entry: dict[str, Any]) -> tuple[np.ndarray, np
     """Return traces (T, N kept) in the unit of training, 0 where not measured, and where they were measured."""
     traces = session.traces[:, entry["kept"]]
     valid = ~np.isnan(traces) if session.valid is None else session.valid[:, entry["kept"]] & ~np.isnan(traces)
+    rate = session.rate if math.isfinite(session.rate) else entry["rate"]
+    traces = smoothed(traces, None if valid.all() else ~valid, session.segments, entry.get("smooth", 0.0) * rate)
     traces = (traces - entry["center"].numpy()) / entry["spread"].numpy()
     if valid.all():
         return traces, None

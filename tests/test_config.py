@@ -78,7 +78,9 @@ def test_unknown_names_are_refused_with_the_nearest(name, meant):
     ("optimizer.lr", -1, "from 1e-08 to 10"), ("windows.stride", 0, "at least 1"), ("optimizer.lr", False, "a number"),
     ("quantizer.type", "grqv", "one of vq, ema, grvq; did you mean 'grvq'"), ("quantizer.type", 3, "must be a word"),
     ("model.downsample", 3, "must be one of 1, 2, 4, 8"), ("sessions.behavior", 3, "a list of names"),
-    ("sessions.behavior", [3], "a list of names")])
+    ("sessions.behavior", [3], "a list of names"), ("sessions.select", "varience", "did you mean 'variance'"),
+    ("sessions.smooth", 11, "from 0.0 to 10.0"), ("sessions.resample", -1, "from 0.0 to 1000.0"),
+    ("sessions.features", 601, "from 0.0 to 600.0"), ("sessions.neurons", -1, "at least 0")])
 def test_bad_values_are_refused_naming_setting_value_and_what_is_allowed(name, value, message):
     with pytest.raises(UserError, match=message) as caught:
         Config().replace({name: value})
@@ -95,6 +97,9 @@ def test_values_take_the_declared_type(name, value, expected):
 
 @pytest.mark.parametrize("values, message", [
     ({"sessions.train": 0.7, "sessions.validation": 0.3}, "leave a share for the test part"),
+    ({"sessions.neurons": 30}, "neurons=30 with sessions.select=all: .*sessions.select=variance"),
+    ({"sessions.select": "activity"}, "select=activity with sessions.neurons=0: .*at least 2"),
+    ({"sessions.select": "variance", "sessions.neurons": 1}, "at least 2"),
     ({"quantizer.type": "grvq", "quantizer.groups": 3, "quantizer.code_dim": 32}, "such as 33"),
     ({"windows.length": 4, "model.downsample": 8}, "windows.length=4 is shorter than the 8 frames"),
     ({"training.gpus": 0.5, "training.workers": 2}, "a fraction of a GPU serves one worker"),

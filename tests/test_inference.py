@@ -10,10 +10,12 @@ import torch
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.inference import _cover, load
+from raycal.inference import _cover, _normalized, load
 from raycal.sessions.prepare import prepare
+from raycal.sessions.resample import resample
 from raycal.sessions.session import Session
 from raycal.sessions.simulate import simulate
+from raycal.sessions.smoothing import smoothed
 from raycal.training import checkpoint
 from raycal.training.loop import measure, train
 
@@ -175,6 +177,84 @@ def test_other_normalisations_come_back_in_the_files_unit(tmp_path, normalize):
         latents = trained.model.encode(window, 0)
         out = trained.model.decode(trained.model.quantizer(latents).quantized, 0, 16)[0].T.numpy()
     np.testing.assert_allclose(trained.reconstruct(session)[16:32], out * spread + center, rtol=1e-4, atol=1e-5)
+
+
+SEEN_OTHERWISE = {"sessions.resample": 2.5, "sessions.smooth": 0.5, "sessions.smooth_behavior": 0.4,
+                  "sessions.select": "variance", "sessions.neurons": 8}
+
+
+@pytest.fixture(scope="module")
+def resampled(tmp_path_factory, sessions):
+    """A model of recordings brought from 5 Hz to 2.5 Hz, smoothed, of their 8 neurons of most variance."""
+    path = tmp_path_factory.mktemp("resampled")
+    config = CONFIG.replace({**SEEN_OTHERWISE, "training.epochs": 10})
+    train_to(path, sessions, config)
+    return load(path)
+
+
+def test_a_model_of_resampled_and_smoothed_traces_is_the_one_that_was_measured(resampled, sessions):
+    dataset = prepare(sessions, resampled.config.sessions, 16)
+    found = measure(resampled.model, dataset, resampled.config).metrics
+    assert {k: v for k, v in resampled.metrics.items() if k.startswith("val/")} == found
+
+
+def test_what_it_says_lies_on_the_frames_that_were_recorded(resampled, sessions):
+    for session in sessions:
+        again, kept = resampled.reconstruct(session), resampled._entry(session)["kept"]
+        assert again.shape == session.traces.shape and again.dtype == np.float32 and len(kept) == 8
+        assert np.isfinite(again[:, kept]).all() and np.isnan(np.delete(again, kept, axis=1)).all()
+        smooth = smoothed(session.traces[:, kept], None, session.segments, 0.5 * 5.0)
+        assert ((again[:, kept] - smooth) ** 2).sum() < 0.7 * ((smooth - smooth.mean(0)) ** 2).sum()
+        behavior = resampled.decode_behavior(session)
+        assert behavior.shape == (1501, 2) and np.isfinite(behavior).all()
+        codes, frames = resampled.codes(session), resampled.code_frames(session)
+        assert len(codes) == len(frames) == len(resampled.encode(session)[0]) == pytest.approx(1501 / 8, abs=2)
+        assert (np.diff(frames) > 0).all() and frames[0] == 0 and np.median(np.diff(frames)) == 8
+
+
+def test_a_recording_is_seen_as_it_was_prepared(resampled, sessions):
+    """The frames of a piece that lie far from its borders reach the model as those of the prepared recording."""
+    seen = resampled._seen(sessions[0])
+    traces, _ = _normalized(seen.session, seen.entry)
+    recording = prepare(sessions, resampled.config.sessions, 16).recordings[0]
+    center, spread = recording.scalers["zscore"]
+    first, last = recording.pieces["train"][0]  # begins with the recording
+    assert first == 0 and last > 60
+    np.testing.assert_allclose(traces[:last - 8], ((recording.traces - center) / spread)[:last - 8], atol=2e-5)
+
+
+def test_bringing_back_is_a_line_between_the_models_frames(resampled, sessions):
+    session = dataclasses.replace(sessions[0], segments=((0, 700), (705, 706), (720, 1501)))
+    at_its_rate = resampled.reconstruct(resample(session, 2.5))
+    again = resampled.reconstruct(session)
+    assert np.isnan(again[700:720]).all()  # between segments, and in one too short for a frame of the model
+    kept = resampled._entry(session)["kept"]
+    np.testing.assert_allclose(again[1:699:2][:, kept] + again[2:700:2][:, kept],
+                               at_its_rate[:349, kept] + at_its_rate[1:350, kept], rtol=1e-4, atol=1e-4)
+    assert [len(x) for x in resampled.encode(session)] == [88, 0, 98]
+    frames = resampled.code_frames(session)
+    assert len(frames) == 186 == len(resampled.codes(session)) and frames[88] == 720
+
+
+def test_a_recording_of_another_rate_is_brought_to_that_of_training(resampled, sessions):
+    session = sessions[0]
+    fast = dataclasses.replace(session, traces=np.repeat(session.traces, 2, axis=0), rate=10.0, segments=((0, 3002),),
+                               times=np.arange(3002) / 10.0, behavior=np.repeat(session.behavior, 2, axis=0))
+    assert np.array_equal(resampled.codes(fast), resampled.codes(session))
+    assert np.array_equal(resampled.code_frames(fast), 2 * resampled.code_frames(session))
+    bare = dataclasses.replace(session, rate=float("nan"), times=np.arange(1501.0))  # frame numbers
+    assert np.array_equal(resampled.codes(bare), resampled.codes(session))
+
+
+def test_an_export_of_before_resampling_is_loaded_and_applied(folder, tmp_path, sessions, trained):
+    state = checkpoint.load(folder / "model.pt")
+    for name in ("resample", "smooth", "smooth_behavior", "select", "neurons", "features"):
+        del state["config"][f"sessions.{name}"]
+    for entry in state["data"]["sessions"]:
+        for name in ("resample", "smooth", "recorded_rate"):
+            del entry[name]
+    checkpoint.save(tmp_path / "model.pt", state)
+    assert np.array_equal(load(tmp_path).reconstruct(sessions[0]), trained.reconstruct(sessions[0]))
 
 
 def test_a_run_folder_leads_to_its_best(folder, tmp_path, sessions):

@@ -1,18 +1,23 @@
-"""Turn sessions into what workers may see: the frames of the wanted parts and statistics of the train part."""
+"""Turn sessions into what workers may see: the frames of the wanted parts and statistics of the train part.
+
+The order for every session: resample, split, smooth inside each piece, leave out neurons with NaN and constant
+ones, fit scalers, choose neurons, turn behaviour into features. Whatever is fitted is fitted on train frames.
+"""
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from raycal import config
-from raycal.errors import UserError, nearest
-from raycal.sessions.split import PARTS, Run, Split, longest_window, rate_of, split
-
-IQR_OF_GAUSSIAN = 1.349  # interquartile range of a normal variable, in sd
+from raycal.sessions import select
+from raycal.sessions.agreement import Agreement, agree, sketch
+from raycal.sessions.behavior import feature_frames, features, series
+from raycal.sessions.resample import conditioned
+from raycal.sessions.scalers import behavior_scaler, float32, scalers
+from raycal.sessions.smoothing import smoothed
+from raycal.sessions.split import PARTS, Run, Split, rate_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,10 @@ class Recording:
     kept: tuple[int, ...] = ()  # the session's columns that these neurons are; a model is applied to the same ones
     n_recorded: int = 0  # neurons of the session, before some were left out
     fingerprint: str = ""  # of the session
+    varying: tuple[str, ...] = ()  # behaviours that some validation frames show changing
+    recorded_rate: float = 0.0  # Hz of the session, before it was resampled
+    resample: float = 0.0  # Hz it was brought to; 0: none
+    smooth: float = 0.0  # s, sd of the Gaussian over traces; 0: none
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,90 +72,53 @@ def prepare(sessions: Sequence, settings: config.Sessions, window: int, parts: S
     out is said through `log`. Raises UserError where the window does not fit, a behaviour is absent, a neuron has
     NaN under sessions.nan=refuse, or fewer than 2 neurons remain.
     """
-    sessions = list(sessions)
-    if not sessions:
-        raise UserError("no session to prepare; give at least one with --sessions")
-    if settings.mode == "first_only" and len(sessions) > 1:
-        log(f"sessions.mode=first_only: only {sessions[0].id} is used, {len(sessions) - 1} left out")
-        sessions = sessions[:1]
-    names = _behaviors(sessions, settings, log)
-    splits = [_split(s, settings, window, context, log) for s in sessions]
-    recordings = tuple(_recording(s, cut, settings, names, parts, log) for s, cut in zip(sessions, splits))
-    shortest = min(b - a for cut in splits for runs in cut.pieces.values() for a, b in runs)
-    return Dataset(recordings, names, _units(sessions, names, log), settings.mode, shortest,
-                   _fingerprint(sessions, settings, splits))
+    agreement = agree([sketch(s, settings) for s in sessions], settings, window, context, log)
+    return assemble(agreement, (record(sessions[i], settings, agreement, i, parts, log)
+                                for i in range(len(agreement.splits))))
 
 
-def _split(session, settings, window, context, log) -> Split:
-    fits = longest_window(session, settings, context)
-    if window > fits:
-        rounds = f"sessions.rounds={settings.rounds}, " if settings.split == "blocks" else ""
-        raise UserError(f"session {session.id}: a window of {window} frames does not fit its shortest block, which "
-                        f"holds {fits}; use windows.length of at most {fits}, or lower {rounds}"
-                        f"sessions.gap={settings.gap:g}")
-    if settings.rate > 0 and np.isfinite(session.rate) and abs(session.rate - settings.rate) > 1e-3 * settings.rate:
-        log(f"session {session.id}: its own {session.rate:g} Hz is kept; sessions.rate={settings.rate:g} is for files "
-            "that state none")
-    cut = split(session, settings, window, context)
-    if cut.dropped:
-        log(f"session {session.id}: {cut.dropped} frames lie in pieces shorter than {window} frames and are not used")
-    return cut
+def assemble(agreement: Agreement, recordings: Iterable[Recording]) -> Dataset:
+    """Return the dataset of an agreement's recordings, given in the order of its splits."""
+    return Dataset(tuple(recordings), agreement.behavior_names, agreement.behavior_units, agreement.mode,
+                   agreement.window, agreement.fingerprint)
 
 
-def _behaviors(sessions, settings, log) -> tuple[str, ...]:
-    """Return the wanted behaviours, or those that every session has, in the first session's order."""
-    for session in sessions:
-        for name in settings.behavior:
-            if name not in session.behavior_names:
-                has = ", ".join(session.behavior_names) or "none"
-                close = nearest(name, session.behavior_names)
-                raise UserError(f"session {session.id} has no behaviour {name!r}{close}; it has {has}; "
-                                "change sessions.behavior or leave the session out")
-    if settings.behavior:
-        return tuple(dict.fromkeys(settings.behavior))
-    common = tuple(n for n in sessions[0].behavior_names if all(n in s.behavior_names for s in sessions))
-    others = sorted({n for s in sessions for n in s.behavior_names} - set(common))
-    if others:
-        log(f"behaviours that not every session has are left out: {', '.join(others)}")
-    return common
-
-
-def _units(sessions, names, log) -> tuple[str, ...]:
-    """Return the first session's units; differing ones are said, as behaviours are scaled session by session."""
-    by_session = [tuple(dict(zip(s.behavior_names, s.behavior_units)).get(n, "") for n in names) for s in sessions]
-    for session, units in zip(sessions, by_session):
-        for name, unit, first in zip(names, units, by_session[0]):
-            if unit != first:
-                log(f"session {session.id}: {name} is in {unit or 'an unknown unit'}, in {sessions[0].id} in "
-                    f"{first or 'an unknown unit'}")
-    return by_session[0]
-
-
-def _recording(session, cut: Split, settings, names, parts, log) -> Recording:
-    rows, pieces = _rows(cut, parts)
-    train, _ = _rows(cut, ("train",))
+def record(session, settings: config.Sessions, agreement: Agreement, index: int,
+           parts: Sequence[str] = ("train", "validation"), log: Callable[[str], None] = print) -> Recording:
+    """Prepare one session, the agreement's number `index`: what needs its arrays and no other session's."""
+    cut, recorded_rate = agreement.splits[index], rate_of(session, settings)
+    fingerprint, session = session.fingerprint, conditioned(session, settings)
+    rate, runs = rate_of(session, settings), sorted(run for part in PARTS for run in cut.pieces[part])
+    (rows, pieces), (train, _), (validation, _) = (_rows(cut, p) for p in (parts, ("train",), ("validation",)))
     missing = _missing(session)
-    kept = _usable(session, missing, cut, settings, log)
-    scalers = _scalers(session.traces, missing, train, kept)
-    varies = scalers["minmax"][1] > 0  # NaN where no train frame was measured: not greater either
-    if varies.sum() < 2:
-        raise UserError(f"session {session.id}: {varies.sum()} of {session.n_neurons} neurons left after leaving out "
-                        f"{session.n_neurons - len(kept)} with NaN and {(~varies).sum()} constant over the train part; "
-                        "a model needs 2: check that rows are frames and columns neurons, or leave the session out")
-    _say_constant(session, kept[~varies], len(kept), log)
-    kept = kept[varies]
-    traces = np.ascontiguousarray(session.traces[rows][:, kept], np.float32)
+    traces = smoothed(session.traces, missing, runs, settings.smooth * rate)
+    behavior = series(session, agreement.behavior, runs, settings.smooth_behavior * rate)
+    kept, fitted = _neurons(session, traces, missing, behavior, cut, settings, log)
+    if settings.features:
+        behavior = features(behavior, runs, feature_frames(settings, rate))
+    traces = np.ascontiguousarray(traces[rows][:, kept])
     valid = None
     if missing is not None and missing[np.ix_(rows, kept)].any():
         valid = np.ascontiguousarray(~missing[np.ix_(rows, kept)])
         traces[~valid] = 0.0
-    columns = [session.behavior_names.index(n) for n in names]
-    behavior = np.asarray(session.behavior, np.float32).reshape(session.n_frames, -1)
-    center, spread = _behavior_scaler(behavior[np.ix_(train, columns)])
-    return Recording(session.id, traces, valid, np.ascontiguousarray(behavior[np.ix_(rows, columns)]), pieces,
-                     rate_of(session, settings), tuple(session.neurons[n] for n in kept),
-                     {k: _scaler(c[varies], s[varies]) for k, (c, s) in scalers.items()}, center, spread, cut.gap,
-                     tuple(kept.tolist()), session.n_neurons, session.fingerprint)
+    center, spread = behavior_scaler(behavior[train])
+    return Recording(
+        session.id, traces, valid, behavior[rows], pieces, rate, tuple(session.neurons[n] for n in kept), fitted,
+        center, spread, cut.gap, tuple(kept.tolist()), session.n_neurons, fingerprint,
+        _varying(behavior[validation], agreement.behavior_names), recorded_rate, settings.resample, settings.smooth)
+
+
+def _neurons(session, traces, missing, behavior, cut: Split, settings, log):
+    """Return the columns of the neurons to keep, and their {normalisation: (center, spread)} as float32."""
+    train, _ = _rows(cut, ("train",))
+    kept = select.measured(session, missing, _rows(cut, PARTS)[0], settings, log)
+    fitted = scalers(traces, missing, train, kept)
+    chosen = np.flatnonzero(select.varying(session, kept, fitted["minmax"][1], log))
+    if settings.select != "all":
+        table = np.ix_(train, kept[chosen])
+        chosen = chosen[select.best(session.id, settings, traces[table], None if missing is None else missing[table],
+                                    behavior[train], log)]
+    return kept[chosen], {name: float32(c[chosen], s[chosen]) for name, (c, s) in fitted.items()}
 
 
 def _rows(cut: Split, parts) -> tuple[np.ndarray, dict[str, tuple[Run, ...]]]:
@@ -168,70 +140,6 @@ def _missing(session) -> np.ndarray | None:
     return missing if missing.any() else None
 
 
-def _usable(session, missing, cut: Split, settings, log) -> np.ndarray:
-    """Return the neurons that sessions.nan lets through; NaN of any part counts, that in gaps does not.
-
-    Frames that the file itself declares not measured are masked whatever sessions.nan says.
-    """
-    everyone = np.arange(session.n_neurons)
-    if missing is None or settings.nan == "mask":
-        return everyone
-    rows, _ = _rows(cut, PARTS)
-    undeclared = np.isnan(session.traces[rows])
-    if session.valid is not None:
-        undeclared &= session.valid[rows]
-    holes = undeclared.any(axis=0)
-    if not holes.any():
-        return everyone
-    first = int(np.flatnonzero(holes)[0])
-    if settings.nan == "refuse":
-        frame = int(rows[np.argmax(undeclared[:, first])])
-        raise UserError(f"session {session.id}: neuron {first}{_label(session, first)} is NaN, first at "
-                        f"frame {frame} ({int(holes.sum())} of {len(holes)} neurons have such frames); "
-                        "use --set sessions.nan=drop (leave these neurons out) or --set sessions.nan=mask (leave "
-                        "the frames out)")
-    log(f"session {session.id}: {int(holes.sum())} of {len(holes)} neurons with NaN left out (sessions.nan=drop)")
-    return everyone[~holes]
-
-
-def _label(session, neuron: int) -> str:
-    return f" ({session.neurons[neuron]})" if session.neurons[neuron] else ""
-
-
-def _say_constant(session, constant: np.ndarray, n: int, log) -> None:
-    if len(constant):
-        listed = ", ".join(map(str, constant[:8])) + (", ..." if len(constant) > 8 else "")
-        log(f"session {session.id}: {len(constant)} of {n} neurons constant over the train part left out: {listed}")
-
-
-def _scalers(traces, missing, rows, neurons) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return {normalisation: (center, spread)} in float64 from the measured frames of `rows`; NaN where none was."""
-    table = np.full((7, len(neurons)), np.nan)
-    for i, n in enumerate(neurons):  # a column at a time: sorting needs a copy, and one column is small
-        column = traces[rows, n] if missing is None else traces[rows, n][~missing[rows, n]]
-        if len(column):
-            column = column.astype(np.float64)
-            table[:, i] = column.mean(), column.std(), *np.percentile(column, (0, 25, 50, 75, 100))
-    mean, sd, low, quarter, median, three_quarters, high = table
-    return {"zscore": (mean, sd), "robust": (median, (three_quarters - quarter) / IQR_OF_GAUSSIAN),
-            "minmax": (low, high - low), "none": (np.zeros(len(neurons)), np.ones(len(neurons)))}
-
-
-def _scaler(center: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    spread = spread.astype(np.float32)
-    return center.astype(np.float32), np.where(spread > 0, spread, np.float32(1.0))
-
-
-def _behavior_scaler(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and sd over the observed frames; 0 and 1 for a behaviour that the train part never observes."""
-    columns = [c[~np.isnan(c)].astype(np.float64) for c in train.T]
-    center = np.array([c.mean() if len(c) else 0.0 for c in columns], np.float64)
-    spread = np.array([c.std() if len(c) else 1.0 for c in columns], np.float64)
-    return _scaler(center, spread)
-
-
-def _fingerprint(sessions, settings, splits: list[Split]) -> str:
-    kept = ("split", "rounds", "train", "validation", "gap", "behavior", "nan", "rate")
-    content = {"sessions": [s.fingerprint for s in sessions], "settings": {k: getattr(settings, k) for k in kept},
-               "pieces": [{part: cut.pieces[part] for part in PARTS} for cut in splits]}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def _varying(behavior: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the behaviours (T, K) that take more than one value."""
+    return tuple(name for name, column in zip(names, behavior.T) if np.unique(column[~np.isnan(column)]).size > 1)

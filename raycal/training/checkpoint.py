@@ -93,9 +93,9 @@ def versions() -> dict[str, str]:
 def describe(dataset: Any, normalize: str) -> dict[str, Any]:
     """Return, in tensors and plain values, what applying a model to a recording takes.
 
-    A session: id, fingerprint, rate (Hz), neurons (labels of the kept), kept (their columns in the
-    recording), n_neurons (of the recording), center and spread (kept,) of the train part,
-    behavior_center and behavior_spread (K,).
+    A session: id, fingerprint, rate (Hz, that the model works at), recorded_rate and resample (Hz), smooth (s), neurons
+    (labels of the kept), kept (their columns in the recording), n_neurons (of the recording), center and spread
+    (kept,) of the train part, behavior_center and behavior_spread (K,).
     """
     return {"normalize": normalize, "mode": dataset.mode, "behavior_names": list(dataset.behavior_names),
             "behavior_units": list(dataset.behavior_units),
@@ -105,9 +105,10 @@ def describe(dataset: Any, normalize: str) -> dict[str, Any]:
 def _session(recording: Any, normalize: str) -> dict[str, Any]:
     center, spread = recording.scalers[normalize]
     return {"id": recording.id, "fingerprint": recording.fingerprint, "rate": float(recording.rate),
-            "neurons": [str(label) for label in recording.neurons], "kept": list(recording.kept),
-            "n_neurons": recording.n_recorded, "center": _tensor(center), "spread": _tensor(spread),
-            "behavior_center": _tensor(recording.behavior_center),
+            "recorded_rate": float(recording.recorded_rate), "resample": float(recording.resample),
+            "smooth": float(recording.smooth), "neurons": [str(label) for label in recording.neurons],
+            "kept": list(recording.kept), "n_neurons": recording.n_recorded, "center": _tensor(center),
+            "spread": _tensor(spread), "behavior_center": _tensor(recording.behavior_center),
             "behavior_spread": _tensor(recording.behavior_spread)}
 
 

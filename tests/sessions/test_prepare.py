@@ -5,8 +5,10 @@ import pytest
 
 from raycal import config
 from raycal.errors import UserError
+from raycal.sessions.agreement import sketch
 from raycal.sessions.prepare import prepare
 from raycal.sessions.session import Session
+from raycal.sessions.smoothing import smoothed
 from raycal.sessions.split import split
 
 SENTINEL = np.float32(31337.0)
@@ -22,7 +24,7 @@ def session(n_frames=1200, n_neurons=5, seed=0, id="mouse", names=("speed", "pup
               "behavior": rng.normal(3, 2, (n_frames, len(names))),
               **{k: v for k, v in changes.items() if k in ("traces", "behavior")}}
     rest = {k: v for k, v in changes.items() if k not in values}
-    return Session.build(id=id, rate=10.0, behavior_names=names, **{**values, **rest})
+    return Session.build(**{"id": id, "rate": 10.0, "behavior_names": names, **values, **rest})
 
 
 def frames(cut, *parts):
@@ -74,9 +76,9 @@ def test_scalers_are_those_of_the_train_frames():
     plain = session()
     cut, recording = split(plain, settings(), 32), prepare([plain], settings(), 32).recordings[0]
     train = plain.traces[frames(cut, "train")].astype(np.float64)
-    low, quarter, median, three, high = np.percentile(train, (0, 25, 50, 75, 100), axis=0)
-    expected = {"zscore": (train.mean(0), train.std(0)), "robust": (median, (three - quarter) / 1.349),
-                "minmax": (low, high - low), "none": (np.zeros(5), np.ones(5))}
+    least, low, median, high, most = np.percentile(train, (0, 5, 50, 95, 100), axis=0)
+    expected = {"zscore": (train.mean(0), train.std(0)), "robust": (median, (high - low) / 3.29),
+                "minmax": (least, most - least), "none": (np.zeros(5), np.ones(5))}
     assert recording.scalers.keys() == expected.keys()
     for name, (center, spread) in expected.items():
         np.testing.assert_allclose(recording.scalers[name][0], center, rtol=1e-6)
@@ -98,6 +100,17 @@ def test_scalers_do_not_move_when_other_parts_do():
         assert all(np.array_equal(x, y) for x, y in zip(a.scalers[name], b.scalers[name]))
     assert np.array_equal(a.behavior_center, b.behavior_center)
     assert np.array_equal(a.behavior_spread, b.behavior_spread)
+
+
+def test_robust_is_the_sd_of_a_gaussian_and_heeds_no_outlier():
+    rng = np.random.default_rng(0)
+    traces = rng.normal(4, 3, (30_000, 2))
+    traces[::50, 1] += 1000
+    plain = session(traces=traces, behavior=rng.normal(size=(30_000, 2)))
+    scalers = prepare([plain], settings(), 32).recordings[0].scalers
+    np.testing.assert_allclose(scalers["robust"][0], 4.0, atol=0.15)
+    np.testing.assert_allclose(scalers["robust"][1], 3.0, rtol=0.05)
+    assert scalers["zscore"][1][1] > 100
 
 
 def with_nan(place):
@@ -159,7 +172,7 @@ def test_too_few_neurons_left_is_refused():
 
 def test_a_mostly_silent_neuron_has_robust_spread_one():
     traces = session().traces.copy()
-    traces[:, 0] = np.arange(1200) % 20 == 0
+    traces[:, 0] = np.arange(1200) % 40 == 0
     assert prepare([session(traces=traces)], settings(), 32).recordings[0].scalers["robust"][1][0] == 1.0
 
 
@@ -217,6 +230,104 @@ def test_fingerprint_tells_data_and_split_and_not_the_parts_carried():
     assert prepare([session(seed=1)], settings(), 32).fingerprint != same
     assert prepare([session()], settings(rounds=2), 32).fingerprint != same
     assert prepare([session()], settings(), 32, context=30).fingerprint != same
+
+
+def hidden_from(chosen, parts, per_new=1):
+    """Return the frames of the plain session that none of the parts holds, at `per_new` frames a new one."""
+    cut = split(sketch(session(), chosen), chosen, 32)
+    held = (frames(cut, *parts)[:, None] * per_new + np.arange(per_new)).ravel()
+    return np.setdiff1d(np.arange(1200), held)
+
+
+ALL = {"smooth": 0.5, "smooth_behavior": 0.5, "features": 1.0, "select": "variance_behavior", "neurons": 3}
+
+
+@pytest.mark.parametrize("changes, per_new", [(ALL, 1), ({**ALL, "resample": 5.0}, 2)])
+def test_nothing_of_test_and_gap_frames_reaches_the_others(changes, per_new):
+    chosen = settings(**changes)
+    traces, behavior = session().traces.copy(), session().behavior.copy()
+    hidden = hidden_from(chosen, ("train", "validation"), per_new)
+    traces[hidden], behavior[hidden] = SENTINEL, SENTINEL
+    a, b = (prepare([s], chosen, 32, log=quiet) for s in (session(), session(traces=traces, behavior=behavior)))
+    assert a.recordings[0].kept == b.recordings[0].kept and len(a.recordings[0].kept) == 3
+    found = list(zip(arrays(a), arrays(b)))
+    assert len(found) >= 12 and all(np.array_equal(x, y, equal_nan=x.dtype != bool) for x, y in found)
+
+
+@pytest.mark.parametrize("select", ["activity", "variance", "behavior", "variance_behavior"])
+def test_neurons_are_chosen_by_the_train_part(select):
+    """Validation, test and gap frames may say anything: the same neurons are kept."""
+    chosen = settings(select=select, neurons=2, resample=5.0)
+    traces = session().traces.copy()
+    other = hidden_from(chosen, ("train",), 2)
+    traces[other] = traces[other] * [500, 1, 500, 1, 500] + session().behavior[other, :1] * [900, 0, 0, 900, 0]
+    a, b = (prepare([session(traces=t)], chosen, 32, log=quiet).recordings[0] for t in (session().traces, traces))
+    assert a.kept == b.kept and len(a.kept) == 2
+
+
+def test_chosen_neurons_are_carried_with_their_scalers_and_said():
+    traces = session().traces * np.float32([1, 9, 3, 1, 7])
+    traces[:, 3] = 2.0  # constant: not among those to choose from
+    said = []
+    plain = session(traces=traces, neurons=list("abcde"))
+    recording = prepare([plain], settings(select="variance", neurons=2), 32, log=said.append).recordings[0]
+    assert recording.kept == (1, 4) and recording.neurons == ("b", "e") and recording.n_recorded == 5
+    everyone = prepare([plain], settings(), 32, log=quiet).recordings[0]
+    assert np.array_equal(recording.traces, everyone.traces[:, [1, 3]])
+    for name, scaler in recording.scalers.items():
+        assert all(np.array_equal(x, y[[1, 3]]) for x, y in zip(scaler, everyone.scalers[name]))
+    assert "session mouse: 2 of 4 neurons kept by variance over the train part, 2 left out" in said
+
+
+def test_smoothing_stays_inside_a_piece():
+    chosen = settings(smooth=0.5, smooth_behavior=0.3)
+    plain = session()
+    cut, recording = split(plain, chosen, 32), prepare([plain], chosen, 32).recordings[0]
+    (a, b), (first, last) = cut.pieces["validation"][1], recording.pieces["validation"][1]
+    alone = smoothed(plain.traces[a:b], None, [(0, b - a)], 5.0)
+    assert np.array_equal(recording.traces[first:last], alone)
+    alone = smoothed(plain.behavior[a:b], np.zeros((b - a, 2), bool), [(0, b - a)], 3.0)
+    assert np.array_equal(recording.behavior[first:last], alone)
+    train = np.concatenate([recording.traces[a:b] for a, b in recording.pieces["train"]]).astype(float)
+    np.testing.assert_allclose(recording.scalers["zscore"][1], train.std(0), rtol=1e-6)  # of what the model sees
+
+
+def test_smoothing_leaves_masked_frames_masked():
+    recording = prepare([with_nan((slice(10, 50), 3))], settings(nan="mask", smooth=0.5), 32).recordings[0]
+    assert not recording.valid[10:50, 3].any() and recording.valid.sum() == recording.valid.size - 40
+    assert (recording.traces[10:50, 3] == 0).all() and np.isfinite(recording.traces).all()
+    whole = prepare([session()], settings(smooth=0.5), 32).recordings[0]
+    np.testing.assert_array_equal(recording.traces[80:], whole.traces[80:])
+
+
+def test_resampled_recordings_have_the_new_rate_and_remember_the_old():
+    recording = prepare([session(rate=np.nan)], settings(rate=10.0, resample=5.0), 32).recordings[0]
+    assert (recording.rate, recording.recorded_rate, recording.resample, recording.gap) == (5.0, 10.0, 5.0, 10)
+    assert recording.fingerprint == session(rate=np.nan).fingerprint  # it is told by what was recorded
+    plain = session()
+    np.testing.assert_allclose(recording.traces[:9], plain.traces[:18].reshape(9, 2, 5).mean(1), rtol=1e-6)
+
+
+def test_behaviours_that_validation_shows_changing_are_told():
+    behavior = session().behavior.copy()
+    validation = frames(split(session(), settings(), 32), "validation")
+    behavior[validation, 1] = 5.0
+    assert prepare([session(behavior=behavior)], settings(), 32).recordings[0].varying == ("speed",)
+    behavior[validation, 0] = np.nan
+    assert prepare([session(behavior=behavior)], settings(), 32).recordings[0].varying == ()
+    opened = prepare([session()], settings(features=1.0, behavior=["pupil"]), 32, parts=("test",)).recordings[0]
+    assert opened.varying == ("pupil_mean", "pupil_std", "pupil_max", "pupil_change")
+
+
+def test_features_replace_the_behaviours_and_are_scaled_by_train():
+    dataset = prepare([session()], settings(features=1.0, behavior=["speed"]), 32)
+    recording = dataset.recordings[0]
+    assert recording.behavior.shape[1] == 4 == len(dataset.behavior_names)
+    for first, last in (run for runs in recording.pieces.values() for run in runs):
+        inside = np.isfinite(recording.behavior[first:last, 0])
+        assert not inside[:5].any() and not inside[-5:].any() and inside[5:-5].all()
+    train = np.concatenate([recording.behavior[a:b] for a, b in recording.pieces["train"]]).astype(float)
+    np.testing.assert_allclose(recording.behavior_spread, np.nanstd(train, axis=0), rtol=1e-5)
 
 
 def test_sizes_are_told():

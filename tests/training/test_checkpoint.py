@@ -35,6 +35,7 @@ def test_holds_settings_fingerprint_versions_and_data(state, small, dataset):
     first = state["data"]["sessions"][0]
     recording = dataset.recordings[0]
     assert first["id"] == "s12" and first["n_neurons"] == 12 and first["kept"] == list(range(12))
+    assert (first["recorded_rate"], first["resample"], first["smooth"]) == (recording.rate, 0.0, 0.0)
     assert first["center"].tolist() == recording.scalers["zscore"][0].tolist()
     assert first["spread"].tolist() == recording.scalers["zscore"][1].tolist()
     assert state["data"]["behavior_names"] == list(dataset.behavior_names)
