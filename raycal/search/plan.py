@@ -23,8 +23,8 @@ class Plan:
 
     space: Space
     config: Config
-    sketches: tuple[Any, ...]  # raycal.sessions.prepare.Sketch of every recording that is used
-    agreement: Any  # raycal.sessions.prepare.Agreement: what holds across them
+    sketches: tuple[Any, ...]  # raycal.sessions.agreement.Sketch of every recording that is used
+    agreement: Any  # raycal.sessions.agreement.Agreement: what holds across them
     objectives: tuple[str, ...]  # keys of an epoch's metrics
     directions: tuple[str, ...]
     rate: Callable[[Config], float]  # nominal bits/s
@@ -61,8 +61,8 @@ def check_search(space: Space, config: Config) -> None:
 def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[str], None]) -> Plan:
     """Split the sessions by their sketches, narrow the windows to what fits, fix the rate limit."""
     from raycal.models import bits_per_second, objectives
-    from raycal.sessions.prepare import agree
-    from raycal.sessions.split import longest_window
+    from raycal.sessions.agreement import agree
+    from raycal.sessions.split import longest_window, rate_of
 
     keys, directions = zip(*objectives(config))
     rng = np.random.default_rng(config.training.seed)
@@ -85,7 +85,7 @@ def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[s
             f"(session {tightest}) holds {fits}")
         space, wanted = dataclasses.replace(space, base=config), longest
     agreement = agree(sketches, config.sessions, wanted, log=say)
-    hz = float(np.mean(agreement.rates))
+    hz = float(np.mean([rate_of(s, config.sessions) for s in used]))
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)
     _check_feasible(space, rate, limit, rng)

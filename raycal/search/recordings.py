@@ -23,7 +23,7 @@ from raycal.sessions.session import Session
 class Recordings:
     """What was read: a sketch of each recording and the reference to the whole, in the order given."""
 
-    sketches: tuple[Any, ...]  # raycal.sessions.prepare.Sketch
+    sketches: tuple[Any, ...]  # raycal.sessions.agreement.Sketch
     sessions: tuple[Any, ...]  # object references
 
 
@@ -58,10 +58,11 @@ def prepare(recordings: Recordings, settings: config.Sessions, agreement: Any,
     """Prepare every recording in a task of its own; what is left out is said in the order of the recordings."""
     import ray
 
+    from raycal.sessions.prepare import assemble
+
     task = ray.remote(num_cpus=0, num_returns=2, max_retries=2)(_record)
-    count = agreement.count
     starts = (lambda i=i: task.remote(recordings.sessions[i], recordings.sketches[i].id, settings, agreement, i,
-                                      tuple(parts)) for i in range(count))
+                                      tuple(parts)) for i in range(len(agreement.splits)))
     refs, varying, n_bytes = [], [], 0
     for i, (ref, facts) in _ahead(enumerate(starts), _at_once()):
         lines, changes, size = _answer(recordings.sketches[i].source, facts)
@@ -70,7 +71,7 @@ def prepare(recordings: Recordings, settings: config.Sessions, agreement: Any,
         refs.append(ref)
         varying.append(changes)
         n_bytes += size
-    return Prepared([ray.put(agreement.shell()), *refs], tuple(varying), n_bytes)
+    return Prepared([ray.put(assemble(agreement, ())), *refs], tuple(varying), n_bytes)
 
 
 def ridge(prepared: Prepared) -> Any:
@@ -88,7 +89,7 @@ def _ridge(refs: list) -> dict[str, dict[str, float]]:
 
 
 def _sketch(session: Session, settings: config.Sessions) -> Any:
-    from raycal.sessions.prepare import sketch
+    from raycal.sessions.agreement import sketch
 
     return sketch(session, settings)
 
@@ -107,12 +108,12 @@ def _record(session: Session, id: str, settings: config.Sessions, agreement: Any
     """Run as a task: return a Recording and what the driver is to know of it."""
     import dataclasses
 
-    from raycal.sessions.prepare import record
+    from raycal.sessions.prepare import assemble, record
 
     lines: list[str] = []
     session = session if session.id == id else dataclasses.replace(session, id=id)
     recording = record(session, settings, agreement, index, parts, lines.append)
-    return recording, (lines, recording.varying, recording.n_bytes)
+    return recording, (lines, recording.varying, assemble(agreement, [recording]).n_bytes)
 
 
 def _starter(place: places.Place, node: str | None, settings: config.Sessions) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""A folder of bad things, and the command line run in it: Ray is not to be reached."""
+"""A folder of bad things, and the command line run in it: no slot is to be reached."""
 from __future__ import annotations
 
 import os
@@ -19,7 +19,7 @@ MARKER = "payload-was-executed"
 
 
 class Reached(BaseException):
-    """Ray was asked for."""
+    """A slot was asked for."""
 
 
 class Payload:
@@ -127,10 +127,9 @@ SPACES = {
 
 
 @pytest.fixture
-def program(made, monkeypatch):
-    """The command line in the folder of bad things; asking for Ray ends the test."""
+def program(made, monkeypatch, ray_session):
+    """The command line in the folder of bad things; asking for a slot ends the test."""
     monkeypatch.chdir(made)
-    monkeypatch.setattr(connection, "connect", reached)
     monkeypatch.setattr(connection.Cluster, "grow", reached)
     return made
 
@@ -152,7 +151,7 @@ def refused(program, capsys):
 
 @pytest.fixture
 def accepted(program, tmp_path):
-    """Run the command line on good input: it gets as far as Ray."""
+    """Run the command line on good input: it gets as far as its slots."""
     def call(argv):
         with pytest.raises(Reached):
             cli.main([*argv, *([] if "--resume" in argv else ["--out", str(tmp_path / "accepted")])])

@@ -18,6 +18,7 @@ from raycal.search import connection
 from raycal.search import run as runner
 from raycal.search.folder import RunFolder
 from raycal.search.plan import make_plan
+from raycal.sessions.agreement import sketch
 
 ROOT = pathlib.Path(raycal.__file__).parents[1]
 pytestmark = pytest.mark.timeout(20, func_only=True)  # s: what the program promises
@@ -59,7 +60,7 @@ def earlier(program, tmp_path):
     space, config, held = api.configure("plain.py", {}, {})
     folder = RunFolder.create(str(tmp_path / "earlier"), "plain")
     folder.lock()
-    plan = make_plan(space, config, runner.read_sessions(["good.npz"]), print)
+    plan = make_plan(space, config, [sketch(s, config.sessions) for s in api.read(["good.npz"])], print)
     space.propose(runner._open(plan, folder, print).ask())
     (folder.path / "config.yaml").write_text(runner._run_yaml(space, config, runner.Options(sessions=["good.npz"])))
     folder.unlock()

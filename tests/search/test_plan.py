@@ -10,8 +10,9 @@ import pytest
 from raycal import models
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.search.plan import Plan, check_search, enqueue, make_plan
+from raycal.search.plan import Plan, check_decodable, check_search, enqueue, make_plan
 from raycal.search.space import Space
+from raycal.sessions.agreement import sketch
 from raycal.sessions.session import Session
 from raycal.sessions.split import longest_window
 
@@ -34,7 +35,7 @@ def windowed(choices=(16, 32, 64), length=32, **settings):
 
 def planned(space, sessions):
     said = []
-    return make_plan(space, space.base, sessions, said.append), said
+    return make_plan(space, space.base, [sketch(s, space.base.sessions) for s in sessions], said.append), said
 
 
 @pytest.mark.parametrize("objective, keys, directions", [
@@ -75,7 +76,7 @@ def test_a_space_that_fits_is_left_alone():
     space = windowed()
     plan, said = planned(space, [session(6000)])
     assert plan.config == space.base and plan.space.limits == {} and said == []
-    assert plan.dataset.window >= 64
+    assert plan.agreement.window >= 64
 
 
 @pytest.mark.parametrize("default, kept", [(64, 32), (32, 32), (16, 16)])
@@ -88,7 +89,7 @@ def test_windows_that_do_not_fit_the_tightest_session_are_left_out_and_said(defa
     assert plan.config.windows.length == plan.space.default()["windows.length"] == kept
     rng = np.random.default_rng(0)
     assert {plan.space.draw(rng)[1].windows.length for _ in range(50)} == {16, 32}
-    assert plan.dataset.window >= 32
+    assert plan.agreement.window >= 32
 
 
 def test_a_recording_too_short_for_the_smallest_window_is_refused_with_the_fix():
@@ -99,7 +100,23 @@ def test_a_recording_too_short_for_the_smallest_window_is_refused_with_the_fix()
 def test_only_the_first_session_narrows_when_only_it_is_used():
     space = windowed(**{"sessions.gap": 1.0, "sessions.mode": "first_only"})
     plan, said = planned(space, [session(6000, "long"), session(680, "short")])
-    assert plan.space.limits == {} and len(plan.dataset.recordings) == 1
+    assert plan.space.limits == {} and len(plan.agreement.splits) == 1
+
+
+def test_a_window_is_judged_at_the_rate_the_sessions_are_brought_to():
+    slow = windowed(length=32, **{"sessions.resample": 5.0, "sessions.gap": 1.0})
+    plan, said = planned(slow, [session(6000)])
+    assert plan.space.limits == {} and said == [] and plan.rate_limit == pytest.approx(6 * 8 / 32 * 5)
+    assert longest_window(session(1100), slow.base.sessions) > 64  # at its own 10 Hz; half as many frames at 5 Hz
+    plan, said = planned(slow, [session(1100)])
+    assert said == ["windows of up to 64 frames narrowed to 32: the shortest block (session a) holds 34"]
+
+
+def test_judging_by_a_behaviour_that_never_changes_is_refused():
+    plan, _ = planned(windowed(**{"search.objective": "behavior_r2"}), [session(6000)])
+    check_decodable(plan, [(), ("x",)])
+    with pytest.raises(UserError, match="nothing to decode .x: constant or not observed.*\nfix: give recordings"):
+        check_decodable(plan, [(), ()])
 
 
 def test_the_rate_limit_is_the_rate_of_the_default():
@@ -121,7 +138,7 @@ def test_a_rate_limit_that_nothing_meets_is_refused_with_the_least_there_is():
 
 def plan_of(space, **settings):
     config = space.base.replace(settings)
-    return Plan(dataclasses.replace(space, base=config), config, None, ("val/nmse",), ("minimize",), lambda c: 0.0, 0.0)
+    return Plan(dataclasses.replace(space, base=config), config, (), None, ("val/nmse",), ("minimize",), lambda c: 0.0, 0.0)
 
 
 def waiting(record):

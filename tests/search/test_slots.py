@@ -32,26 +32,28 @@ def counting(config, dataset, *, resume=None, rank=0, world=1, save=None):
             time.sleep(60)
         if config.training.seed == 15:
             time.sleep(0.4)
-        yield Epoch(n, {"world": world, "data": float(dataset[0])}, 1.0 / n, n, 1.0 / n, n == last,
+        yield Epoch(n, {"world": world, "data": float(dataset.n_neurons[0])}, 1.0 / n, n, 1.0 / n, n == last,
                     "epochs" if n == last else "", {})
 
 
 @pytest.fixture(scope="module")
 def pool(ray_session, tmp_path_factory):
     """Two slots of one worker."""
-    import numpy as np
     import ray
     from ray import cloudpickle
     import sys
 
     from raycal.search.slots import SlotPool
     from raycal.sessions import store
+    from raycal.sessions.prepare import prepare
+    from raycal.sessions.simulate import simulate
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     actor = SlotPool.remote({"workers": 1, "resources": {"CPU": 1.0}, "use_gpu": False, "threads": 1, "limit": 3.0,
                              "storage": str(tmp_path_factory.mktemp("train"))})
     ray.get(actor.grow.remote(2))
-    actor.refs = store.put(np.full(3, 7.0))
+    session = simulate(n_neurons=7, n_frames=2000).session
+    actor.refs = store.put(prepare([session], Config().sessions, 16))
     ray.get(actor.set_dataset.remote(actor.refs))
     assert ray.get(actor.wait_ready.remote(120))
     yield actor
