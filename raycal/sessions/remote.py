@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]  # (bytes there, bytes in all; 0 where the
 BLOCK = 2**23  # bytes of one read
 CONNECT, READ = 30.0, 60.0  # s without an answer
 MARKS = ("size", "mtime", "created", "LastModified", "Last-Modified", "ETag", "etag", "Content-MD5", "md5Hash")
+CHOOSE = "choose another folder by RAYCAL_CACHE (for Allen's files RAYCAL_ALLEN_CACHE)"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -137,8 +138,8 @@ def _save(url: str, source: _Source, target: pathlib.Path, progress: Progress | 
 def _check_space(url: str, size: int, part: pathlib.Path) -> None:
     free = shutil.disk_usage(part.parent).free
     if size - _length(part) > free:
-        raise UserError(f"{shown(url)}: takes {size / 1e6:.0f} MB, {part.parent} has {free / 1e6:.0f} MB free; make room "
-                        "or set RAYCAL_CACHE to a larger disk")
+        raise UserError(f"{shown(url)}: takes {size / 1e6:.0f} MB, {part.parent} has {free / 1e6:.0f} MB free; make "
+                        f"room or {CHOOSE}")
 
 
 class _Broken(Exception):
@@ -199,8 +200,7 @@ def _length(path: pathlib.Path) -> int:
 
 def _unwritable(url: str, folder: pathlib.Path, error: OSError) -> UserError:
     fix = "make room or " if error.errno in FULL else ""
-    return UserError(f"{shown(url)}: cannot be written to {folder} ({error.strerror or error}); {fix}set RAYCAL_CACHE to "
-                     "a folder with space that you may write to")
+    return UserError(f"{shown(url)}: cannot be written to {folder} ({error.strerror or error}); {fix}{CHOOSE}")
 
 
 def _failure(url: str, error: Exception, kept: int = 0) -> UserError:
