@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import http.server
 import importlib.util
-import json
 import pathlib
+import socket
 import sys
-import threading
-import urllib.parse
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from raycal.sessions import allen
 from raycal.sessions.readers import read, read_one
 
 ID = 501940850
+NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens
 needs_sdk = pytest.mark.skipif(importlib.util.find_spec("allensdk") is None or sys.version_info >= (3, 12),
                                reason="AllenSDK is not installed: fetching by id was not tested")
 
@@ -27,39 +25,13 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server(write_allen, tmp_path):
-    """Serve the two requests of a download as Allen's server does; yields its address and what was asked."""
-    body, asked = write_allen(tmp_path / "served.nwb").read_bytes(), []
-    state = {"found": True, "share": 1.0}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(urllib.parse.unquote_plus(self.path))
-            if self.path.startswith("/file"):
-                answer, declared = body[:int(len(body) * state["share"])], len(body)
-            else:
-                rows = [{"download_link": "/file"}] if state["found"] else []
-                answer = json.dumps({"success": True, "num_rows": len(rows), "total_rows": len(rows), "start_row": 0,
-                                     "msg": rows}).encode()
-                declared = len(answer)
-            self.send_response(200)
-            self.send_header("Content-Length", str(declared))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *args):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}", asked, state
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+def server(allen_server, write_allen, tmp_path):
+    """Allen's server with one session."""
+    allen_server.add(ID, 511510736, "three_session_A", write_allen(tmp_path / "served.nwb").read_bytes())
+    return allen_server
 
 
-@pytest.mark.parametrize("bad", ["", "abc", "-5", "1.5", "../x"])
+@pytest.mark.parametrize("bad", ["", "abc", "-5", "1.5", "../x", "best3"])
 def test_ids_are_numbers(bad):
     with pytest.raises(UserError, match="give an ophys experiment id"):
         allen.fetch(bad)
@@ -85,11 +57,11 @@ def test_cache_folder_has_a_default(monkeypatch):
 
 @pytest.mark.allen
 @needs_sdk
-def test_fetches_once_and_then_reads_the_cache(server, cache):
-    address, asked, _ = server
-    s = allen.fetch(str(ID), base_uri=address)
-    assert s.id == str(ID) and s.traces.shape == (300, 6) and len(asked) == 2
-    assert allen.fetch(str(ID), base_uri="http://127.0.0.1:9").fingerprint == s.fingerprint
+def test_fetches_once_and_then_reads_the_cache(server, cache, monkeypatch):
+    s, = read(f"allen:{ID}")
+    assert s.id == str(ID) and s.traces.shape == (300, 6) and len(server.asked) == 3  # the link, size, file
+    monkeypatch.setenv("RAYCAL_ALLEN_API", NOBODY)
+    assert allen.fetch(str(ID)).fingerprint == s.fingerprint
     assert not list(cache.rglob("*.part")) and (cache / "manifest.json").is_file()
 
 
@@ -104,31 +76,37 @@ def test_a_cached_session_needs_no_network(write_allen, cache):
 
 @pytest.mark.allen
 @needs_sdk
-def test_unknown_id_is_said(server, cache):
-    address, _, state = server
-    state["found"] = False
-    with pytest.raises(UserError, match=f"allen:{ID}: the Allen Institute has no session"):
-        allen.fetch(str(ID), base_uri=address)
+def test_unknown_id_is_said(server):
+    with pytest.raises(UserError, match="allen:7: the Allen Institute has no session"):
+        allen.fetch("7")
 
 
 @pytest.mark.allen
 @needs_sdk
 def test_network_failure_says_what_to_do(cache):
-    with pytest.raises(UserError, match=f"download failed.*check the network.*{ID}.nwb"):
-        allen.fetch(str(ID), base_uri="http://127.0.0.1:9")  # the discard port: nothing listens
+    with pytest.raises(UserError, match=f"query of Allen's server failed.*check the network.*{ID}.nwb"):
+        allen.fetch(str(ID), base_uri=NOBODY)
     assert not list(cache.rglob("*.nwb"))
 
 
 @pytest.mark.allen
 @needs_sdk
-def test_a_download_cut_short_never_enters_the_cache(server, cache):
-    address, _, state = server
-    state["share"] = 0.5
-    with pytest.raises(UserError, match="download"):
-        allen.fetch(str(ID), base_uri=address)
-    assert not list(cache.rglob("*.nwb")) and not list(cache.rglob("*.part"))
-    state["share"] = 1.0
-    assert allen.fetch(str(ID), base_uri=address).n_neurons == 6
+def test_a_silent_server_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(allen, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match="timed out.*network"):
+        allen.fetch(str(ID), base_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.allen
+@needs_sdk
+def test_a_download_cut_short_never_enters_the_cache_and_goes_on(server, cache):
+    whole = len(next(iter(server.files.values())))
+    server.breaks = [whole // 2, 0, 0]
+    with pytest.raises(UserError, match=f"allen:{ID}: the download failed .*goes on from there.*{ID}.nwb"):
+        allen.fetch(str(ID))
+    assert not list(cache.rglob("*.nwb")) and len(list(cache.rglob("*.part"))) == 1
+    server.breaks, server.sent = [], 0
+    assert allen.fetch(str(ID)).n_neurons == 6 and server.sent < whole
 
 
 @pytest.mark.allen
@@ -160,6 +138,47 @@ def test_the_sdk_reads_the_same_numbers(write_allen, tmp_path):
     times, traces = sdk.get_dff_traces()
     np.testing.assert_array_equal(s.traces.T, traces)
     np.testing.assert_array_equal(s.times, times)
-    np.testing.assert_array_equal(s.behavior[:, 0], sdk.get_running_speed()[0])
+    np.testing.assert_array_equal(s.behavior[:, 0], sdk.get_running_speed()[0])  # (speed, times), not (times, speed)
     assert s.neurons == tuple(map(str, sdk.get_cell_specimen_ids()))
-    assert s.metadata["cre"] == sdk.get_metadata()["cre_line"] and s.metadata["area"] == "VISp"
+    said = sdk.get_metadata()
+    assert s.metadata["cre"] == said["cre_line"] and s.metadata["area"] == said["targeted_structure"]
+    assert s.id == str(said["ophys_experiment_id"]) and s.metadata["container"] == str(said["experiment_container_id"])
+    assert s.metadata["depth"] == f"{said['imaging_depth_um']} microns"
+    assert s.metadata["age"] == f"{said['age_days']} days"
+    assert (s.metadata["session type"], s.metadata["sex"], s.metadata["indicator"]) == \
+        (said["session_type"], said["sex"], said["indicator"])
+
+
+@pytest.mark.allen
+@needs_sdk
+def test_the_sdk_reads_the_same_behaviours_and_traces(write_allen, allen_extras, tmp_path):
+    from allensdk.core.brain_observatory_nwb_data_set import BrainObservatoryNwbDataSet
+
+    path = write_allen(tmp_path / f"{ID}.nwb", allen_extras)
+    s, sdk = read_one(path), BrainObservatoryNwbDataSet(str(path))
+    columns = dict(zip(s.behavior_names, s.behavior.T))
+    np.testing.assert_array_equal(columns["pupil_size"], sdk.get_pupil_size()[1].astype(np.float32))
+    for names, spherical in ((("pupil_altitude", "pupil_azimuth"), True), (("pupil_x", "pupil_y"), False)):
+        expected = sdk.get_pupil_location(as_spherical=spherical)[1].astype(np.float32)
+        np.testing.assert_array_equal(np.stack([columns[name] for name in names], axis=1), expected)
+    for kind, get in {"Fluorescence": sdk.get_fluorescence_traces, "demixed": sdk.get_demixed_traces,
+                      "neuropil": sdk.get_neuropil_traces}.items():
+        np.testing.assert_array_equal(read_one(path, kind).traces.T, get()[1])
+    np.testing.assert_allclose(read_one(path, "corrected").traces.T, sdk.get_corrected_fluorescence_traces()[1],
+                               rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.allen
+@needs_sdk
+def test_the_sdk_reads_the_same_stimulus_tables(write_allen, allen_extras, tmp_path):
+    from allensdk.core.brain_observatory_nwb_data_set import BrainObservatoryNwbDataSet
+
+    path = write_allen(tmp_path / f"{ID}.nwb", allen_extras)
+    stimuli, sdk = read_one(path).stimuli, BrainObservatoryNwbDataSet(str(path))
+    assert [stimulus.name for stimulus in stimuli] == sdk.list_stimuli() and len(stimuli) == 6
+    for stimulus in stimuli:
+        table = sdk.get_stimulus_table(stimulus.name)
+        np.testing.assert_array_equal(stimulus.frames, table[["start", "end"]].to_numpy())
+        assert set(stimulus.columns) == set(table.columns) - {"start", "end"}
+        for name, values in stimulus.columns.items():
+            np.testing.assert_array_equal(values, table[name].to_numpy(float))

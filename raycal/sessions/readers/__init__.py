@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 
 from raycal.errors import UserError
-from raycal.sessions.readers.places import Place, expand
+from raycal.sessions.readers.places import Place, expand, is_url
 from raycal.sessions.session import Session
 
 READERS: tuple[str, ...] = (
@@ -60,12 +60,16 @@ def local_places(item: str | os.PathLike) -> list[Place]:
 
 def read_place(place: Place, traces: str = "") -> list[Session]:
     """Read the recordings of one place; raise UserError when it cannot be."""
-    if isinstance(place, str):
-        from raycal.sessions import allen
+    if is_url(place):
+        from raycal.sessions import remote
 
-        return [allen.fetch(place[len("allen:"):])]
-    found = _read(place, traces)
-    return found if isinstance(found, list) else [found]
+        found = _read(remote.fetch(place, progress=remote.printed(remote.file_name(place))), traces)
+        return [dataclasses.replace(s, source=remote.shown(place)) for s in _listed(found)]
+    if isinstance(place, str):
+        from raycal.sessions import best
+
+        return best.sessions(place[len("allen:"):], traces)
+    return _listed(_read(place, traces))
 
 
 def read_one(path: str | os.PathLike, traces: str = "") -> Session:
@@ -87,6 +91,10 @@ def _read(path: pathlib.Path, traces: str) -> Session | list[Session]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give its files, such as '{path / '*.h5'}'")
     raise UserError(f"{path}: {_describe(path)}; the known formats are: {known}")
+
+
+def _listed(found: Session | list[Session]) -> list[Session]:
+    return found if isinstance(found, list) else [found]
 
 
 def _reader(name: str):

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
-import types
 
 import h5py
 import numpy as np
@@ -158,12 +156,11 @@ def test_a_file_one_may_not_read_is_refused(folder, monkeypatch):
 def test_allen_items_go_to_the_fetcher_with_the_numbers_that_follow(folder, monkeypatch):
     fetched = []
 
-    def fetch(identifier):
+    def fetch(identifier, base_uri, traces):
         fetched.append(identifier)
         return _session(100 + len(fetched), id=identifier)
 
-    monkeypatch.setitem(sys.modules, "raycal.sessions.allen", types.SimpleNamespace(fetch=fetch))
-    monkeypatch.setattr("raycal.sessions.allen", sys.modules["raycal.sessions.allen"], raising=False)
+    monkeypatch.setattr("raycal.sessions.allen.fetch", fetch)
     assert [s.id for s in read(f"allen:11,22,{folder}/a.npz,allen:33")] == ["11", "22", "a", "33"]
     assert fetched == ["11", "22", "33"]
 
