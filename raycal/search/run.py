@@ -23,7 +23,7 @@ from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, 
                                 simulated_sessions)
 from raycal.search.scheduler import Asker, Halter, Referee, Stopper
 from raycal.search.space import Space
-from raycal.sessions.readers import check_kinds, local_places
+from raycal.sessions.readers import check_kinds, fetched, local_places
 from raycal.sessions.readers.places import anchored
 from raycal.sessions.session import Session
 
@@ -57,7 +57,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_held(RunFolder.existing(options.resume))) if options.resume else None
-        items = _items(options, say)
+        items = _items(options, config, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
             options.temp_dir))
@@ -74,12 +74,21 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         return _search(plan, data, study, folder, cluster, options, mirror)
 
 
-def _items(options: Options, say: Callable[[str], None]) -> list:
-    """Return the Session objects and places of a run; what is plainly wrong with a path is said before Ray starts."""
+def _here(item: Any, traces: str, say: Callable[[str], None]) -> list:
+    if isinstance(item, Session):
+        return [item]
+    return [place for found in local_places(item) for place in fetched(found, traces, say)]
+
+
+def _items(options: Options, config: Config, say: Callable[[str], None]) -> list:
+    """Return the Session objects and places of a run; what is plainly wrong with a path is said before Ray starts.
+
+    Files that lie elsewhere are downloaded by this process, or, on a cluster, where the tasks run that read them.
+    """
     items = list(options.sessions)
     check_kinds(items)
     if not options.address:
-        items = [place for item in items for place in ([item] if isinstance(item, Session) else local_places(item))]
+        items = [place for item in items for place in _here(item, config.sessions.traces, say)]
     if not options.sessions:
         say(SIMULATED)
         # before Ray starts, not beside it: it forks, and a fork while BLAS computes in a thread can hang both

@@ -6,6 +6,7 @@ at least 5 % of the frames, until N are kept; at most 4 N are looked at.
 """
 from __future__ import annotations
 
+import pathlib
 import re
 from collections.abc import Callable
 
@@ -26,28 +27,36 @@ def sessions(item: str, traces: str = "", say: Callable[[str], None] = print,
 
     Raise UserError when item is neither, and when fewer than N of the candidates ran.
     """
+    from raycal.sessions.readers import read_one
+
+    return [read_one(path, traces) for path in files(item, traces, say, base_uri)]
+
+
+def files(item: str, traces: str = "", say: Callable[[str], None] = print,
+          base_uri: str | None = None) -> list[pathlib.Path]:
+    """Return the files of `sessions` in the cache, downloaded where they are not there."""
     wanted = re.fullmatch(r"best([1-9]\d{0,2})", item.strip())
-    return _best(int(wanted[1]), traces, say, base_uri) if wanted else [allen.fetch(item, base_uri, traces)]
+    return _best(int(wanted[1]), traces, say, base_uri) if wanted else [allen.file(item, base_uri)]
 
 
-def _best(n: int, traces: str, say: Callable[[str], None], base_uri: str | None) -> list[Session]:
+def _best(n: int, traces: str, say: Callable[[str], None], base_uri: str | None) -> list[pathlib.Path]:
     candidates = sorted(catalogue.experiments(base_uri=base_uri), key=lambda e: (not e.eye_tracking, -e.cells, e.id))
     say(f"allen:best{n}: the sessions with most cells, those with eye tracking first, in which the animal ran (above "
         f"{SPEED:g} cm/s in {SHARE:.0%} of the frames)")
-    kept: list[Session] = []
+    kept: list[pathlib.Path] = []
     for experiment in candidates[:LOOKS * n]:
-        session, reason = _look(experiment, traces, base_uri)
-        kept += [session] if session else []
+        path, reason = _look(experiment, traces, base_uri)
+        kept += [path] if path else []
         say(f"  {experiment.id}  {experiment.area} {experiment.cre} {experiment.depth} um, {experiment.cells} cells: "
-            f"{'' if session else 'passed over, '}{reason}")
+            f"{'' if path else 'passed over, '}{reason}")
         if len(kept) == n:
             return kept
     raise UserError(f"allen:best{n}: {len(kept)} of the {len(candidates[:LOOKS * n])} sessions looked at can be taken; "
                     "ask for fewer, or name sessions by id")
 
 
-def _look(experiment: Experiment, traces: str, base_uri: str | None) -> tuple[Session | None, str]:
-    """Return the session when it is to be kept, and why or why not; a network that fails ends the choice."""
+def _look(experiment: Experiment, traces: str, base_uri: str | None) -> tuple[pathlib.Path | None, str]:
+    """Return the session's file when it is to be kept, and why or why not; a network that fails ends the choice."""
     from raycal.sessions.readers import read_one
 
     try:
@@ -62,4 +71,4 @@ def _look(experiment: Experiment, traces: str, base_uri: str | None) -> tuple[Se
         return None, "no running speed"
     speed = session.behavior[:, session.behavior_names.index("running_speed")]
     share = float(np.mean(speed > SPEED))  # frames without a sample do not count as running
-    return session if share >= SHARE else None, f"ran in {share:.0%} of the frames"
+    return path if share >= SHARE else None, f"ran in {share:.0%} of the frames"

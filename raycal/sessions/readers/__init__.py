@@ -13,7 +13,7 @@ import importlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from raycal.errors import UserError
 from raycal.sessions.readers.places import Place, expand, is_url
@@ -56,6 +56,20 @@ def local_places(item: str | os.PathLike) -> list[Place]:
         if isinstance(place, pathlib.Path):
             check_readable(place)
     return found
+
+
+def fetched(place: Place, traces: str = "", say: Callable[[str], None] = print) -> list[Place]:
+    """Return the places after what lies elsewhere was downloaded to this machine, with its progress shown."""
+    if is_url(place):
+        from raycal.sessions import remote
+
+        remote.fetch(place, progress=remote.printed(remote.file_name(place)))
+        return [place]
+    if isinstance(place, str):
+        from raycal.sessions import best
+
+        return list(best.files(place[len("allen:"):], traces, say))
+    return [place]
 
 
 def read_place(place: Place, traces: str = "") -> list[Session]:
