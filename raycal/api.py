@@ -101,10 +101,13 @@ def listed(sessions: Any) -> Sequence[Any]:
 def read(sessions: Any, traces: str = "") -> list:
     """Return Session objects for paths and Session objects alike, read in this process."""
     from raycal.sessions.readers import check_kinds, distinct, expand, read_place
+    from raycal.sessions.readers.apart import Apart
     from raycal.sessions.session import Session
 
-    found, items = [], listed(sessions)
+    items, found = listed(sessions), []
     check_kinds(items)
-    for item in items:
-        found += [item] if isinstance(item, Session) else [s for p in expand(item) for s in read_place(p, traces)]
+    with Apart() as apart:
+        for item in items:
+            found += [item] if isinstance(item, Session) else \
+                [s for place in expand(item) for s in read_place(place, traces, apart.read)]
     return distinct(found)

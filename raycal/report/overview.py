@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raycal.errors import UserError
 from raycal.sessions.readers import distinct_ids, expand, read_place
+from raycal.sessions.readers.apart import Apart
 from raycal.sessions.session import Session
 
 COLUMNS = ("session", "frames", "neurons", "Hz", "behaviour", "NaN", "constant", "segments", "split", "fingerprint")
@@ -39,8 +40,9 @@ def examine(paths: Sequence[str], traces: str = "", counted=lambda items, total:
     places, problems, rows = [], [], []
     for path in paths:
         problems += _tried(lambda path=path: places.extend(expand(path)))
-    for place in counted(places, len(places)):
-        problems += _tried(lambda place=place: rows.extend(map(row, read_place(place, traces))))
+    with Apart() as apart:
+        for place in counted(places, len(places)):
+            problems += _tried(lambda place=place: rows.extend(map(row, read_place(place, traces, apart.read))))
     names: list[str] = []
     problems += _tried(lambda: names.extend(
         distinct_ids([(r.id, r.id_from_name, r.source, r.fingerprint) for r in rows])))

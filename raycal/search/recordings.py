@@ -16,6 +16,7 @@ from typing import Any
 from raycal import config
 from raycal.errors import UserError
 from raycal.sessions.readers import distinct_ids, local_places, places
+from raycal.sessions.readers.limits import reading_time
 from raycal.sessions.session import Session
 
 
@@ -143,7 +144,21 @@ def _ahead(starts: Iterable[tuple[Any, Callable[[], Any]]], limit: int) -> Itera
 
 
 def _take(place: places.Place, stream: Any) -> list[tuple[Any, Any]]:
-    refs = list(stream)
+    """Return (sketch, reference to the session) of each recording of a place; a task that hangs is ended."""
+    import ray
+
+    limit = reading_time(place) if isinstance(place, pathlib.Path) and place.is_file() else None
+    refs = []
+    while True:
+        ready, _ = ray.wait([stream], timeout=limit)
+        if not ready:
+            ray.cancel(stream, force=True)
+            raise UserError(f"{place}: not read after {limit:.0f} s: the library that reads it hangs, so the file is "
+                            "damaged; fetch it again or leave it out")
+        try:
+            refs.append(next(stream))
+        except StopIteration:
+            break
     if len(refs) % 2:  # a task that failed ends its stream with the error
         _answer(place, refs[-1])
     return [(_answer(place, sketch), session) for sketch, session in zip(refs[::2], refs[1::2])]

@@ -17,7 +17,6 @@ from typing import Any
 
 from raycal.errors import UserError
 from raycal.sessions import remote
-from raycal.sessions.session import Session
 
 TIMEOUT = 60.0  # s without an answer; AllenSDK's queries would wait for ever
 INSTALL = ('use Python 3.11 with pip install -c constraints.txt -e ".[allen]", or download the session\'s NWB file '
@@ -30,18 +29,12 @@ class NoFile(UserError):
     """Allen has no NWB file for this id."""
 
 
-def fetch(identifier: str, base_uri: str | None = None, traces: str = "") -> Session:
-    """Return a Visual Coding session, from the cache or over the network; base_uri replaces Allen's server.
-
-    Raise UserError at once without AllenSDK, and when the id is unknown or the network fails.
-    """
-    from raycal.sessions.readers import read_one
-
-    return read_one(file(identifier, base_uri), traces)
-
-
 def file(identifier: str, base_uri: str | None = None) -> pathlib.Path:
-    """Return the session's NWB file in the cache, downloaded first where it is not there; a broken download goes on."""
+    """Return the session's NWB file in the cache, downloaded first where it is not there; a broken download goes on.
+
+    base_uri replaces Allen's server. Raise UserError at once without AllenSDK, and when the id is unknown or the network
+    fails.
+    """
     identifier = identifier.strip()
     if not identifier.isdecimal():
         raise UserError(f"allen:{identifier}: give an ophys experiment id, a number such as allen:501940850, or "

@@ -15,26 +15,18 @@ import numpy as np
 from raycal.errors import UserError
 from raycal.sessions import allen, catalogue
 from raycal.sessions.catalogue import Experiment
-from raycal.sessions.session import Session
 
 SPEED, SHARE = 1.0, 0.05  # cm/s, of the frames
 LOOKS = 4  # candidates looked at for each session wanted
 
 
-def sessions(item: str, traces: str = "", say: Callable[[str], None] = print,
-             base_uri: str | None = None) -> list[Session]:
-    """Return the sessions of `allen:item`: the one of an id, or the N of bestN by the rule above, which is said.
-
-    Raise UserError when item is neither, and when fewer than N of the candidates ran.
-    """
-    from raycal.sessions.readers import read_one
-
-    return [read_one(path, traces) for path in files(item, traces, say, base_uri)]
-
-
 def files(item: str, traces: str = "", say: Callable[[str], None] = print,
           base_uri: str | None = None) -> list[pathlib.Path]:
-    """Return the files of `sessions` in the cache, downloaded where they are not there."""
+    """Return the files of `allen:item` in the cache: the one of an id, or the N of bestN by the rule above.
+
+    They are downloaded where they are not there; the choice is said. Raise UserError when item is neither, and when
+    fewer than N of the candidates ran.
+    """
     wanted = re.fullmatch(r"best([1-9]\d{0,2})", item.strip())
     return _best(int(wanted[1]), traces, say, base_uri) if wanted else [allen.file(item, base_uri)]
 

@@ -24,7 +24,9 @@ class Stimulus:
     columns: Mapping[str, np.ndarray]  # parameter -> (P,) float64, NaN = none (a blank sweep)
 
     def __post_init__(self) -> None:
-        frames = np.array(self.frames, np.int64).reshape(-1, 2)
+        frames = np.array(self.frames, np.int64)
+        if frames.ndim != 2 or frames.shape[1] != 2:
+            raise UserError(f"stimulus {self.name!r}: its frames have shape {frames.shape}; give rows of [start, stop)")
         columns = {str(k): np.array(v, np.float64).reshape(-1) for k, v in self.columns.items()}
         wrong = [k for k, v in columns.items() if len(v) != len(frames)]
         if wrong:

@@ -34,13 +34,13 @@ def server(allen_server, write_allen, tmp_path):
 @pytest.mark.parametrize("bad", ["", "abc", "-5", "1.5", "../x", "best3"])
 def test_ids_are_numbers(bad):
     with pytest.raises(UserError, match="give an ophys experiment id"):
-        allen.fetch(bad)
+        allen.file(bad)
 
 
 def test_python_too_new_says_which_works(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     with pytest.raises(UserError, match=r'3.12.*Python 3.11 with pip install -c constraints.txt -e ".\[allen\]".*NWB'):
-        allen.fetch(str(ID))
+        allen.file(str(ID))
 
 
 def test_without_the_sdk_the_extra_is_named(monkeypatch):
@@ -61,7 +61,7 @@ def test_fetches_once_and_then_reads_the_cache(server, cache, monkeypatch):
     s, = read(f"allen:{ID}")
     assert s.id == str(ID) and s.traces.shape == (300, 6) and len(server.asked) == 3  # the link, size, file
     monkeypatch.setenv("RAYCAL_ALLEN_API", NOBODY)
-    assert allen.fetch(str(ID)).fingerprint == s.fingerprint
+    assert read_one(allen.file(str(ID))).fingerprint == s.fingerprint
     assert not list(cache.rglob("*.part")) and (cache / "manifest.json").is_file()
 
 
@@ -78,14 +78,14 @@ def test_a_cached_session_needs_no_network(write_allen, cache):
 @needs_sdk
 def test_unknown_id_is_said(server):
     with pytest.raises(UserError, match="allen:7: the Allen Institute has no session"):
-        allen.fetch("7")
+        allen.file("7")
 
 
 @pytest.mark.allen
 @needs_sdk
 def test_network_failure_says_what_to_do(cache):
     with pytest.raises(UserError, match=f"query of Allen's server failed.*check the network.*{ID}.nwb"):
-        allen.fetch(str(ID), base_uri=NOBODY)
+        allen.file(str(ID), base_uri=NOBODY)
     assert not list(cache.rglob("*.nwb"))
 
 
@@ -94,7 +94,7 @@ def test_network_failure_says_what_to_do(cache):
 def test_a_silent_server_is_given_up(cache, monkeypatch):
     monkeypatch.setattr(allen, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match="timed out.*network"):
-        allen.fetch(str(ID), base_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        allen.file(str(ID), base_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 @pytest.mark.allen
@@ -103,10 +103,10 @@ def test_a_download_cut_short_never_enters_the_cache_and_goes_on(server, cache):
     whole = len(next(iter(server.files.values())))
     server.breaks = [whole // 2, 0, 0]
     with pytest.raises(UserError, match=f"allen:{ID}: the download failed .*goes on from there.*{ID}.nwb"):
-        allen.fetch(str(ID))
+        allen.file(str(ID))
     assert not list(cache.rglob("*.nwb")) and len(list(cache.rglob("*.part"))) == 1
     server.breaks, server.sent = [], 0
-    assert allen.fetch(str(ID)).n_neurons == 6 and server.sent < whole
+    assert read_one(allen.file(str(ID))).n_neurons == 6 and server.sent < whole
 
 
 @pytest.mark.allen
@@ -116,7 +116,7 @@ def test_a_damaged_or_foreign_manifest_is_named(cache, text):
     cache.mkdir()
     (cache / "manifest.json").write_text(text)
     with pytest.raises(UserError, match="manifest.json.*delete that file"):
-        allen.fetch(str(ID))
+        allen.file(str(ID))
 
 
 @pytest.mark.allen
@@ -125,7 +125,7 @@ def test_an_unusable_cache_folder_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAYCAL_ALLEN_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="RAYCAL_ALLEN_CACHE"):
-        allen.fetch(str(ID))
+        allen.file(str(ID))
 
 
 @pytest.mark.allen

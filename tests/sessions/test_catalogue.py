@@ -150,7 +150,7 @@ def test_sessions_that_cannot_be_read_or_do_not_exist_are_passed_over(animals):
     del animals.files[f"/api/v2/well_known_file_download/{A}"]
     animals.files[f"/api/v2/well_known_file_download/{RORB}"] = b"no NWB"
     said = []
-    assert [s.id for s in best.sessions("best1", say=said.append)] == [str(B)]
+    assert [p.stem for p in best.files("best1", say=said.append)] == [str(B)]
     assert "Allen has no file of it" in said[2] and "unknown format" in said[3]
 
 

@@ -27,6 +27,7 @@ READERS: tuple[str, ...] = (
     "caiman",
     "ceneurovae",
     "wormwideweb",
+    "temporal",
 )
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 
@@ -38,7 +39,10 @@ def read(paths: str | os.PathLike | Iterable[str | os.PathLike], traces: str = "
     these a line, or a list of all that. traces: the key, series or plane to take where a file has several.
     Raise UserError naming the path when one is missing, unreadable, of an unknown format, or given twice.
     """
-    return distinct([session for place in expand(paths) for session in read_place(place, traces)])
+    from raycal.sessions.readers.apart import Apart
+
+    with Apart() as apart:
+        return distinct([session for place in expand(paths) for session in read_place(place, traces, apart.read)])
 
 
 def check_kinds(items: Iterable) -> None:
@@ -72,43 +76,46 @@ def fetched(place: Place, traces: str = "", say: Callable[[str], None] = print) 
     return [place]
 
 
-def read_place(place: Place, traces: str = "") -> list[Session]:
-    """Read the recordings of one place; raise UserError when it cannot be."""
+def read_place(place: Place, traces: str = "",
+               reading: Callable[[pathlib.Path, str], list[Session]] | None = None) -> list[Session]:
+    """Read the recordings of one place; reading reads a file and is read_file unless given.
+
+    Raise UserError when it cannot be.
+    """
+    reading = reading or read_file
     if is_url(place):
         from raycal.sessions import remote
 
-        found = _read(remote.fetch(place, progress=remote.printed(remote.file_name(place))), traces)
-        return [dataclasses.replace(s, source=remote.shown(place)) for s in _listed(found)]
+        found = reading(remote.fetch(place, progress=remote.printed(remote.file_name(place))), traces)
+        return [dataclasses.replace(s, source=remote.shown(place)) for s in found]
     if isinstance(place, str):
         from raycal.sessions import best
 
-        return best.sessions(place[len("allen:"):], traces)
-    return _listed(_read(place, traces))
+        return [s for path in best.files(place[len("allen:"):], traces) for s in reading(path, traces)]
+    return reading(place, traces)
 
 
 def read_one(path: str | os.PathLike, traces: str = "") -> Session:
     """Read a file that holds one recording; raise UserError naming the path when it cannot be, or holds several."""
-    found = read_place(pathlib.Path(path), traces)
+    found = read_file(pathlib.Path(path), traces)
     if len(found) != 1:
         raise UserError(f"{path}: holds {len(found)} recordings ({', '.join(s.id for s in found[:4])} ...), where one "
                         "is asked for; read it with raycal.read")
     return found[0]
 
 
-def _read(path: pathlib.Path, traces: str) -> Session | list[Session]:
+def read_file(path: pathlib.Path, traces: str = "") -> list[Session]:
+    """Read a file or folder in this process; raise UserError naming it and the known formats when no reader can."""
     path = path.expanduser()
     check_readable(path)
     for reader in map(_reader, READERS):
         if reader.recognises(path):
-            return reader.read(path, traces)
+            found = reader.read(path, traces)
+            return found if isinstance(found, list) else [found]
     known = ", ".join(_reader(name).FORMAT for name in READERS)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; give its files, such as '{path / '*.h5'}'")
+        raise UserError(f"{path}: is a folder of no known format; give its files, such as '{path / '*.h5'}'")
     raise UserError(f"{path}: {_describe(path)}; the known formats are: {known}")
-
-
-def _listed(found: Session | list[Session]) -> list[Session]:
-    return found if isinstance(found, list) else [found]
 
 
 def _reader(name: str):

@@ -9,6 +9,7 @@ from raycal.errors import UserError
 
 EXPANSION = 1032  # bytes that one compressed byte can stand for at most (deflate)
 SMALL = 2**24  # bytes that are always let through
+SLOWEST = 1e6  # bytes/s; a loaded machine with a network disk reads faster
 SHARE = 0.5  # of the machine's memory one array may take
 
 # What numpy raises on a damaged .npy: it parses the header as Python.
@@ -26,6 +27,11 @@ def check_declared(path: pathlib.Path, name: str, n_bytes: int, stored: int | No
     if n_bytes > SHARE * memory:
         raise UserError(f"{path}: {name} takes {_size(n_bytes)}, this machine has {_size(memory)} of memory; use a "
                         "larger machine, or cut the recording into parts")
+
+
+def reading_time(path: pathlib.Path) -> float:
+    """Return the seconds that reading a file may take: far more than it does, so that what is over it hangs."""
+    return 120.0 + path.stat().st_size / SLOWEST
 
 
 def _size(n_bytes: float) -> str:

@@ -2,8 +2,9 @@
 
 traces (T, N), fs (Hz, NaN where unknown) are needed; time_s (T,) s, segments (S, 2) runs
 [start, stop), behavior (T, K) with behavior_names and behavior_units (K,), neuron_labels (N,),
-valid (T, N), masks_train, masks_validation, masks_test (T,), unit, source, citation, id and
-metadata (JSON) may be there.
+valid (T, N), masks_train, masks_validation, masks_test (T,), unit, source, citation, id, metadata
+(JSON) and stimuli may be there: stimuli holds names; stimulus_K_frames (P, 2) and stimulus_K_NAME (P,)
+are the presentations [start, stop) and a parameter of the stimulus number K.
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,11 +22,13 @@ import numpy as np
 from raycal.errors import UserError
 from raycal.sessions.readers.limits import NPY_DAMAGE, check_declared
 from raycal.sessions.session import MASKS, Session
+from raycal.sessions.stimulus import Stimulus
 
 FORMAT = "raycal npz"
 NEEDED = ("traces", "fs")
 OPTIONAL = ("time_s", "segments", "behavior", "behavior_names", "behavior_units", "neuron_labels", "valid",
-            *(f"masks_{part}" for part in MASKS), "unit", "source", "citation", "id", "metadata")
+            *(f"masks_{part}" for part in MASKS), "unit", "source", "citation", "id", "metadata", "stimuli")
+STIMULUS = re.compile(r"stimulus_(\d+)_(.+)", re.S)
 
 
 def recognises(path: pathlib.Path) -> bool:
@@ -54,7 +58,8 @@ def read(path: pathlib.Path, traces: str = "") -> Session:
         behavior_units=arrays.get("behavior_units"), valid=arrays.get("valid"), segments=arrays.get("segments"),
         neurons=arrays.get("neuron_labels"),
         masks={part: arrays[f"masks_{part}"] for part in MASKS if f"masks_{part}" in arrays},
-        unit=_text(arrays, "unit"), metadata=_metadata(path, arrays), source=str(path))
+        unit=_text(arrays, "unit"), metadata=_metadata(path, arrays), source=str(path),
+        stimuli=_stimuli(path, arrays))
 
 
 def write(session: Session, path: str | os.PathLike) -> None:
@@ -68,6 +73,11 @@ def write(session: Session, path: str | os.PathLike) -> None:
     arrays.update({f"masks_{part}": mask for part, mask in session.masks.items()})
     if session.valid is not None:
         arrays["valid"] = session.valid
+    if session.stimuli:
+        arrays["stimuli"] = np.array([stimulus.name for stimulus in session.stimuli], str)
+    for k, stimulus in enumerate(session.stimuli):
+        arrays[f"stimulus_{k}_frames"] = stimulus.frames
+        arrays.update({f"stimulus_{k}_{name}": values for name, values in stimulus.columns.items()})
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -79,6 +89,24 @@ def write(session: Session, path: str | os.PathLike) -> None:
                         "to") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _stimuli(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> list[Stimulus]:
+    tables: dict[int, dict[str, np.ndarray]] = {}
+    for key, values in arrays.items():
+        if found := STIMULUS.fullmatch(key):
+            tables.setdefault(int(found[1]), {})[found[2]] = values
+    stimuli = []
+    for k, name in enumerate(np.ravel(arrays.get("stimuli", ()))):
+        table = tables.get(k, {})
+        if "frames" not in table:
+            raise UserError(f"{path}: has no 'stimulus_{k}_frames', the presentations of {str(name)!r}; add it, or take "
+                            "the name out of 'stimuli'")
+        wrong = [key for key, values in table.items() if values.dtype.kind not in "fiub"]
+        if wrong:
+            raise UserError(f"{path}: 'stimulus_{k}_{wrong[0]}' holds {table[wrong[0]].dtype} values; give numbers")
+        stimuli.append(Stimulus(str(name), table.pop("frames"), table))
+    return stimuli
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -141,5 +169,5 @@ def _metadata(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> dict[str,
         raise UserError(f"{path}: 'metadata' is not a JSON object; write it as '{{\"area\": \"VISp\"}}'") from None
     metadata.update({name: _text(arrays, key) for name, key in (("from", "source"), ("citation", "citation"))
                      if _text(arrays, key) and name not in metadata})
-    unknown = sorted(set(arrays) - set(NEEDED) - set(OPTIONAL))
+    unknown = sorted(key for key in set(arrays) - set(NEEDED) - set(OPTIONAL) if not STIMULUS.fullmatch(key))
     return {**metadata, "ignored keys": ", ".join(unknown)} if unknown else metadata

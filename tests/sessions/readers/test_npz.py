@@ -8,6 +8,7 @@ import pytest
 from raycal.errors import UserError
 from raycal.sessions.readers import npz, read, read_one
 from raycal.sessions.session import Session
+from raycal.sessions.stimulus import Stimulus
 
 
 def _arrays(**changes):
@@ -55,7 +56,9 @@ def test_written_sessions_come_back_equal(tmp_path, with_all):
     traces[3, 2] = np.nan
     more = dict(valid=~np.isnan(traces), behavior=_arrays()["behavior"], behavior_names=("speed", "x"),
                 behavior_units=("cm/s", ""), segments=[(0, 20), (25, 50)], neurons=list("abcd"),
-                masks={"test": np.arange(50) > 40}, times=1e6 + np.arange(50) * 0.6) if with_all else {}
+                masks={"test": np.arange(50) > 40}, times=1e6 + np.arange(50) * 0.6,
+                stimuli=[Stimulus("a", np.array([[0, 3], [5, 9]]), {"angle": [1, np.nan], "frames of b": [0, 1]}),
+                         Stimulus("b", np.array([[1, 2]]), {})]) if with_all else {}
     s = Session.build(id="worm 1", traces=traces, rate=1 / 0.6, unit="F/F20", metadata={"area": "VISp"}, **more)
     npz.write(s, tmp_path / "copy.npz")
     back = read_one(tmp_path / "copy.npz")
@@ -63,6 +66,8 @@ def test_written_sessions_come_back_equal(tmp_path, with_all):
     for name in ("id", "behavior_names", "behavior_units", "segments", "neurons", "unit"):
         assert getattr(back, name) == getattr(s, name)
     assert (back.valid is None) == (s.valid is None) and list(back.masks) == list(s.masks)
+    assert [(k.name, k.frames.tolist(), list(k.columns)) for k in back.stimuli] == \
+        [(k.name, k.frames.tolist(), list(k.columns)) for k in s.stimuli] and "ignored keys" not in back.metadata
     assert back.metadata["area"] == "VISp" and [p.name for p in tmp_path.iterdir()] == ["copy.npz"]
 
 
@@ -98,6 +103,9 @@ BAD = {
     "infinite": (dict(traces=np.full((50, 4), np.inf)), "infinite"),
     "pickled": (dict(unit=np.array([{"a": 1}], object)), "'unit' is pickled"),
     "pickled_traces": (dict(traces=np.array([[1, None]] * 50, object)), "'traces' is pickled"),
+    "stimulus_frames": (dict(stimuli=np.array(["x"])), "has no 'stimulus_0_frames'"),
+    "stimulus_text": (dict(stimuli=np.array(["x"]), stimulus_0_frames=np.array([["a", "b"]])), "give numbers"),
+    "stimulus_shape": (dict(stimuli=np.array(["x"]), stimulus_0_frames=np.arange(3)), "rows of .start, stop"),
     "metadata": (dict(metadata=np.array("{oops")), "not a JSON object"),
     "metadata_list": (dict(metadata=np.array("[1]")), "not a JSON object"),
 }

@@ -111,7 +111,7 @@ def _other_hdf5(path):
 
 
 UNREADABLE = {_nothing: "no such file", _empty: "is empty", _garbage: "unknown format", _text: "unknown format",
-              _folder: "is a folder; give its files", _pipe: "not a regular file", _pickle: "unknown format",
+              _folder: "is a folder of no known format; give its files", _pipe: "not a regular file", _pickle: "unknown format",
               _npy: "unknown format", _hdf5_head: "damaged or cut-off HDF5", _zip_head: "damaged or cut-off npz",
               _dangling: "no such file", _other_hdf5: "another layout .its top level: acquisition"}
 
@@ -156,11 +156,12 @@ def test_a_file_one_may_not_read_is_refused(folder, monkeypatch):
 def test_allen_items_go_to_the_fetcher_with_the_numbers_that_follow(folder, monkeypatch):
     fetched = []
 
-    def fetch(identifier, base_uri, traces):
+    def file(identifier, base_uri):
         fetched.append(identifier)
-        return _session(100 + len(fetched), id=identifier)
+        npz.write(_session(100 + len(fetched), id=identifier), folder / identifier)
+        return folder / identifier
 
-    monkeypatch.setattr("raycal.sessions.allen.fetch", fetch)
+    monkeypatch.setattr("raycal.sessions.allen.file", file)
     assert [s.id for s in read(f"allen:11,22,{folder}/a.npz,allen:33")] == ["11", "22", "a", "33"]
     assert fetched == ["11", "22", "33"]
 
