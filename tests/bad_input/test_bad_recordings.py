@@ -31,8 +31,8 @@ def test_good_input_gets_as_far_as_ray(accepted):
     ("cut.npz", ["cut.npz: is a damaged or cut-off npz", "copy it again"]),
     ("good.npz,good.npz", ["given twice, as ", "good.npz and as ", "leave one out"]),
     ("good.npz,./g*d.npz", ["given twice, as ", "good.npz and as ", "leave one out"]),
-    ("table.csv", ["table.csv: is of an unknown format", "raycal npz, worm HDF5"]),
-    ("array.npy", ["array.npy", "unknown format"]),
+    ("table.csv", ["'table'", "1 frames x 2 neurons", "rows are frames, columns neurons"]),
+    ("array.npy", ["array.npy: is of an unknown format", "raycal npz, worm HDF5"]),
     ("other.h5", ["HDF5 file of another layout (its top level: x)", "Allen Brain Observatory NWB 1"]),
     ("allen:mouse", ["allen:mouse", "a number such as allen:501940850"])])
 def test_a_recording_that_cannot_be_read(sessions, words, refused):

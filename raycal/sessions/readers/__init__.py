@@ -28,6 +28,8 @@ READERS: tuple[str, ...] = (
     "ceneurovae",
     "wormwideweb",
     "temporal",
+    "matlab",
+    "table",
 )
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 
@@ -114,7 +116,7 @@ def read_file(path: pathlib.Path, traces: str = "") -> list[Session]:
             return found if isinstance(found, list) else [found]
     known = ", ".join(_reader(name).FORMAT for name in READERS)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder of no known format; give its files, such as '{path / '*.h5'}'")
+        raise UserError(f"{path}: is a folder; give its files, such as '{path / '*.h5'}' (suite2p's alone is read whole)")
     raise UserError(f"{path}: {_describe(path)}; the known formats are: {known}")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from raycal.errors import UserError
-from raycal.sessions.readers import ceneurovae, limits, read, read_one
+from raycal.sessions.readers import ceneurovae, limits, read, read_file, read_one
 
 N, T = 4, 50
 UIDS = ("2022-01-01-01", "2022-06-14-07")
@@ -144,7 +144,7 @@ def test_recordings_that_only_together_exceed_the_memory_are_refused(tmp_path, m
     monkeypatch.setattr(limits, "SHARE", 1.5 * one / memory)
     assert read_one(path, traces=UIDS[0]).id == UIDS[0]
     with pytest.raises(UserError, match="packed.h5: 'data' takes"):
-        read(path)
+        read_file(path)
 
 
 def test_only_this_layout_is_recognised(tmp_path):

@@ -95,7 +95,7 @@ def test_the_same_recording_twice_is_refused(tmp_path, copy):
 def _nothing(path): pass
 def _empty(path): path.write_bytes(b"")
 def _garbage(path): path.write_bytes(np.random.default_rng(0).bytes(5000))
-def _text(path): path.write_text("cell,frame\n1,2\n")
+def _text(path): path.write_text("cell 1, frame 2\ncell 2, frame 3\n")
 def _folder(path): path.mkdir()
 def _pipe(path): os.mkfifo(path)
 def _pickle(path): path.write_bytes(pickle.dumps({"traces": [1]}))
@@ -111,7 +111,7 @@ def _other_hdf5(path):
 
 
 UNREADABLE = {_nothing: "no such file", _empty: "is empty", _garbage: "unknown format", _text: "unknown format",
-              _folder: "is a folder of no known format; give its files", _pipe: "not a regular file", _pickle: "unknown format",
+              _folder: "is a folder; give its files", _pipe: "not a regular file", _pickle: "unknown format",
               _npy: "unknown format", _hdf5_head: "damaged or cut-off HDF5", _zip_head: "damaged or cut-off npz",
               _dangling: "no such file", _other_hdf5: "another layout .its top level: acquisition"}
 
