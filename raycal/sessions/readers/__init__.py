@@ -112,12 +112,19 @@ def read_file(path: pathlib.Path, traces: str = "") -> list[Session]:
     check_readable(path)
     for reader in map(_reader, READERS):
         if reader.recognises(path):
-            found = reader.read(path, traces)
-            return found if isinstance(found, list) else [found]
+            return _read_by(reader, path, traces)
     known = ", ".join(_reader(name).FORMAT for name in READERS)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give its files, such as '{path / '*.h5'}' (suite2p's alone is read whole)")
     raise UserError(f"{path}: {_describe(path)}; the known formats are: {known}")
+
+
+def _read_by(reader, path: pathlib.Path, traces: str) -> list[Session]:
+    try:
+        found = reader.read(path, traces)
+    except UserError as e:  # what a Session refuses does not name the file
+        raise (e if str(path) in str(e) else UserError(f"{path}: {e}")) from e.__cause__
+    return found if isinstance(found, list) else [found]
 
 
 def _reader(name: str):

@@ -68,16 +68,13 @@ def _session(path: pathlib.Path, f: h5py.File, uid: str, names: list[str], divis
     seen = ~np.isnan(behavior).all(axis=1)
     if not seen.all():
         notes["left out"] = ", ".join(f"{name} (all NaN)" for name, kept in zip(behavior_names, seen) if not kept)
-    try:
-        return Session.build(
-            id=uid, traces=traces.T, behavior=behavior[seen].T, valid=None if valid is None else valid.T,
-            behavior_names=[name for name, kept in zip(behavior_names, seen) if kept],
-            behavior_units=[unit for unit, kept in zip(units, seen) if kept],
-            neurons=_identities(path, f, uid, names, len(traces)), source=str(path),
-            metadata={"species": "C. elegans", "traces": "X as packed, usually z-scored over the whole recording",
-                      **notes})
-    except UserError as e:  # names the worm, not the file
-        raise UserError(f"{path}: {e}") from None
+    return Session.build(
+        id=uid, traces=traces.T, behavior=behavior[seen].T, valid=None if valid is None else valid.T,
+        behavior_names=[name for name, kept in zip(behavior_names, seen) if kept],
+        behavior_units=[unit for unit, kept in zip(units, seen) if kept],
+        neurons=_identities(path, f, uid, names, len(traces)), source=str(path),
+        metadata={"species": "C. elegans", "traces": "X as packed, usually z-scored over the whole recording",
+                  **notes})
 
 
 def _array(path: pathlib.Path, f: h5py.File, uid: str, key: str, shape: tuple[int, ...] | None) -> np.ndarray:

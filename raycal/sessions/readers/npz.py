@@ -105,10 +105,7 @@ def _stimuli(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> list[Stimu
         wrong = [key for key, values in table.items() if values.dtype.kind not in "fiub"]
         if wrong:
             raise UserError(f"{path}: 'stimulus_{k}_{wrong[0]}' holds {table[wrong[0]].dtype} values; give numbers")
-        try:
-            stimuli.append(Stimulus(str(name), table.pop("frames"), table))
-        except UserError as e:
-            raise UserError(f"{path}: {e}") from None
+        stimuli.append(Stimulus(str(name), table.pop("frames"), table))
     return stimuli
 
 

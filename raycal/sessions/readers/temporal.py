@@ -65,17 +65,14 @@ def _session(path: pathlib.Path, f: h5py.File, key: str) -> Session:
     behavior, left_out = _behavior(path, f, times)
     stimuli, not_numbers = _stimuli(path, f)
     left_out = ", ".join(left_out + not_numbers)
-    try:
-        session = Session.build(
-            id=_first(f, IDS), name=path.stem, traces=traces[measured], times=times, rate=rate, segments=segments,
-            unit=UNITS.get(name, ""), behavior=np.stack(list(behavior.values()), axis=1) if behavior else None,
-            behavior_names=behavior, behavior_units=[UNITS.get(k.rstrip("_0123456789"), "") for k in behavior],
-            masks=masks, neurons=_neurons(path, f), source=str(path),
-            metadata={**_metadata(f), **({"left out": left_out} if left_out else {})})
-        return dataclasses.replace(session, stimuli=tuple(
-            Stimulus.at_times(name, *intervals.T, times, columns) for name, (intervals, columns) in stimuli.items()))
-    except UserError as e:  # a session names itself by the id that the file states
-        raise UserError(f"{path}: {e}") from None
+    session = Session.build(
+        id=_first(f, IDS), name=path.stem, traces=traces[measured], times=times, rate=rate, segments=segments,
+        unit=UNITS.get(name, ""), behavior=np.stack(list(behavior.values()), axis=1) if behavior else None,
+        behavior_names=behavior, behavior_units=[UNITS.get(k.rstrip("_0123456789"), "") for k in behavior],
+        masks=masks, neurons=_neurons(path, f), source=str(path),
+        metadata={**_metadata(f), **({"left out": left_out} if left_out else {})})
+    return dataclasses.replace(session, stimuli=tuple(
+        Stimulus.at_times(name, *intervals.T, times, columns) for name, (intervals, columns) in stimuli.items()))
 
 
 def _chosen(path: pathlib.Path, f: h5py.File, key: str) -> tuple[str, str]:

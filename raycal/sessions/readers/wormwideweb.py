@@ -59,15 +59,12 @@ def read(path: pathlib.Path, traces: str = "") -> Session:
     neurons, told = _neurons(doc, n_neurons)
     notes["traces"] = f"{key}, {worm.Z_SCORED}" if key == "trace_array" else key
     notes.update({"left out": ", ".join(left_out)} if left_out else {})
-    try:
-        return Session.build(
-            id=_text(doc.get("uid")), name=path.stem, traces=values, times=times, rate=rate,
-            segments=None if times is None else _segments(times), unit="z-score" if key == "trace_array" else "F",
-            behavior=np.stack(list(behavior.values()), axis=1) if behavior else None, behavior_names=behavior,
-            behavior_units=[UNITS.get(name, "") for name in behavior], neurons=neurons, source=str(path),
-            metadata={"species": "C. elegans", **notes, **told, **_origin(doc)})
-    except UserError as e:  # names the worm, not the file
-        raise UserError(f"{path}: {e}") from None
+    return Session.build(
+        id=_text(doc.get("uid")), name=path.stem, traces=values, times=times, rate=rate,
+        segments=None if times is None else _segments(times), unit="z-score" if key == "trace_array" else "F",
+        behavior=np.stack(list(behavior.values()), axis=1) if behavior else None, behavior_names=behavior,
+        behavior_units=[UNITS.get(name, "") for name in behavior], neurons=neurons, source=str(path),
+        metadata={"species": "C. elegans", **notes, **told, **_origin(doc)})
 
 
 def _document(path: pathlib.Path) -> dict[str, Any]:
