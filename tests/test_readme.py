@@ -126,11 +126,21 @@ def test_every_flag_and_setting_that_is_named_exists():
 
 
 def test_every_format_of_the_table_has_a_reader():
-    section = README.split("## Recordings")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (?!format|-)(.+?) \|", section, re.M)
+    section = README.split("| format | read from |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (?!-)(.+?) \|", section, re.M)
     assert len(rows) == len(readers.READERS)
     keys = re.findall(r"`([a-z_]+)`", next(line for line in README.splitlines() if "raycal `.npz`" in line))
     assert set(keys) <= {*npz.NEEDED, *npz.OPTIONAL} and set(npz.NEEDED) <= set(keys)
+
+
+def test_every_setting_of_the_recordings_table_is_one_and_takes_what_is_said():
+    section = README.split("| setting | what it does |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`(sessions\.[a-z_]+)`", section))
+    assert {"sessions.normalize", "sessions.select", "sessions.resample", "sessions.smooth"} <= named <= set(config.names())
+    for setting, neurons in (("normalize", 0), ("select", 5)):
+        line = next(line for line in section.splitlines() if f"`sessions.{setting}`" in line)
+        for value in re.findall(r"`([a-z_]+)`", line.split(" | ", 1)[1]):
+            config.Config().replace({f"sessions.{setting}": value, "sessions.neurons": neurons})
 
 
 def test_files_and_numbers_that_are_named_are_those_of_the_program():

@@ -60,11 +60,13 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
             options.temp_dir))
-        counted = counter("reading", options.quiet)
-        found = recordings.read(items, config.sessions, counted)
+        began = time.monotonic()
+        found = recordings.read(items, config.sessions, counter("reading", options.quiet))
         plan = make_plan(space, config, found.sketches, say)
         data = recordings.prepare(found, plan.config.sessions, plan.agreement, say=say)
         check_decodable(plan, data.varying)
+        say(f"{len(plan.sketches)} recordings read in {time.monotonic() - began:.1f} s, {data.n_bytes / 2**20:.4g} MiB of "
+            "them in the object store")
         del found  # the whole recordings leave the store, what was prepared stays
         folder = folder or stack.enter_context(_new_folder(space, options))
         mirror = _mirror(folder, options, say)
