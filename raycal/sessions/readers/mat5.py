@@ -24,8 +24,9 @@ from raycal.sessions.readers.limits import check_declared
 NUMERIC = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 CLASSES = {"float64": "double", "float32": "single", "O": "cell", "U": "char", "c": "complex double"}  # numpy's name
 UNNAMED = "(tables, strings, ...)"  # scipy calls each of them None
+# NameError: scipy names no array of a class it does not know
 DAMAGE = (scipy.io.matlab.MatReadError, struct.error, zlib.error, ArithmeticError, AttributeError, EOFError, LookupError,
-          MemoryError, OSError, RuntimeError, TypeError, ValueError)
+          MemoryError, NameError, OSError, RuntimeError, TypeError, ValueError)
 Variable = tuple[str, tuple[int, ...]]  # MATLAB's class, shape
 
 
