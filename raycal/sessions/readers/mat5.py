@@ -25,13 +25,13 @@ NUMERIC = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uin
 CLASSES = {"float64": "double", "float32": "single", "O": "cell", "U": "char", "c": "complex double"}  # numpy's name
 UNNAMED = "(tables, strings, ...)"  # scipy calls each of them None
 # NameError: scipy names no array of a class it does not know
-DAMAGE = (scipy.io.matlab.MatReadError, struct.error, zlib.error, ArithmeticError, AttributeError, EOFError, LookupError,
-          MemoryError, NameError, OSError, RuntimeError, TypeError, ValueError)
+DAMAGE = (scipy.io.matlab.MatReadError, struct.error, zlib.error, ArithmeticError, AttributeError, EOFError,
+          LookupError, MemoryError, NameError, OSError, RuntimeError, TypeError, ValueError)
 Variable = tuple[str, tuple[int, ...]]  # MATLAB's class, shape
 
 
 class Elements:
-    """values: name -> what scipy made of it; None where it is still in the file."""
+    """variables: name -> (MATLAB's class, shape); values: name -> what scipy made of it, None: still in the file."""
 
     def __init__(self, path: pathlib.Path, variables: Mapping[str, Variable],
                  values: Mapping[str, Any] | None = None) -> None:
