@@ -19,6 +19,7 @@ from raycal.sessions.readers.table import seconds_in
 from raycal.sessions.session import MIN_FRAMES, MIN_NEURONS, Session
 
 FORMAT = "MATLAB .mat (v5 and v7.3)"
+HEAD = 128  # bytes, the last two the byte order
 HEAD_5 = re.compile(rb"MATLAB.{118}(?:\x00\x01IM|\x01\x00MI)", re.DOTALL)
 HEAD_73 = re.compile(rb"MATLAB 7\.3 MAT-file|MATLAB.{118}\x00\x02IM", re.DOTALL)
 CODES_4 = {1000 * m + 10 * p + t for m in (0, 1) for p in range(6) for t in range(3)}  # byte order, precision, type
@@ -26,7 +27,6 @@ FULL = (*mat5.NUMERIC, "logical")
 RATES = ("fs", "fps", "fr", "frame_rate", "framerate", "sampling_rate")  # Hz
 INSTEAD = {"sparse": "full", "cell": "cell2mat", "table": "table2array"}  # MATLAB's functions that make a full matrix
 SHOWN = 12  # variables a message lists
-Variable = tuple[str, tuple[int, ...]]  # MATLAB's class, shape
 Contents = mat5.Elements | Group
 
 
@@ -34,7 +34,7 @@ def recognises(path: pathlib.Path) -> bool:
     """Tell whether the file begins as MATLAB's do, those of version 4 among them."""
     try:
         with open(path, "rb") as f:
-            head = f.read(mat5.HEAD)
+            head = f.read(HEAD)
     except OSError:
         return False
     return bool(HEAD_5.match(head) or HEAD_73.match(head)) or _is_v4(path, head)
@@ -49,12 +49,12 @@ def read(path: pathlib.Path, traces: str = "") -> Session:
     damaged, does not fit or leaves a choice.
     """
     with open(path, "rb") as f:
-        head = f.read(mat5.HEAD)
-        if HEAD_73.match(head):
-            return hdf5.opened(path, lambda path, f: _session(path, Group(path, f), traces))
-        if _is_v4(path, head):
-            raise UserError(f"{path}: is a MATLAB file of version 4; load it in MATLAB and save it with -v7.3")
-        return _session(path, mat5.opened(path, f), traces)
+        head = f.read(HEAD)
+    if HEAD_73.match(head):
+        return hdf5.opened(path, lambda path, f: _session(path, Group(path, f), traces))
+    if _is_v4(path, head):
+        raise UserError(f"{path}: is a MATLAB file of version 4; load it in MATLAB and save it with -v7.3")
+    return mat5.opened(path, lambda path, elements: _session(path, elements, traces))
 
 
 def _is_v4(path: pathlib.Path, head: bytes) -> bool:
@@ -127,10 +127,12 @@ def _first(contents: Contents, key: str) -> tuple[str, str]:
 def _frames(path: pathlib.Path, level: Contents, name: str, key: str, turned: bool) -> tuple[np.ndarray, str]:
     """Return the matrix as frames x neurons, and a note on which of its axes was taken for time."""
     kind, shape = level.variables[name]
-    if kind not in FULL or len(shape) != 2:
+    loaded = level.load([name]) if kind in FULL and len(shape) == 2 else {}
+    if name not in loaded:
+        kind, _ = level.variables[name]  # complex or sparse, as is known once it was read
         fix = f"{INSTEAD[kind]}({name})" if kind in INSTEAD else "it as one matrix of real numbers, neurons x frames"
         raise UserError(f"{path}: {key!r} is {_by(shape)} {kind}; save {fix}")
-    matrix = level.load([name])[name]
+    matrix, shape = loaded[name], loaded[name].shape
     by_rows = (shape[0] >= shape[1]) != turned
     frames, rest = ("rows", "columns") if by_rows else ("columns", "rows")
     other = key if turned else f"{key}'"
@@ -151,11 +153,11 @@ def _beside(levels: list[Contents], traces: str) -> dict[str, tuple[Contents, in
 
 
 def _load(wanted: Mapping[str, Contents]) -> dict[str, np.ndarray]:
-    """Return vectors and scalars, (length,) each."""
+    """Return vectors and scalars, (length,) each, without complex and sparse ones."""
     loaded: dict[str, np.ndarray] = {}
     for level in dict.fromkeys(wanted.values()):
         loaded.update(level.load(name for name, holder in wanted.items() if holder is level))
-    return {name: loaded[name].reshape(-1) for name in wanted}
+    return {name: loaded[name].reshape(-1) for name in wanted if name in loaded}
 
 
 def _times(path: pathlib.Path, beside: Mapping[str, tuple[Contents, int]], shape: tuple[int, ...],
@@ -189,7 +191,7 @@ def _rate(path: pathlib.Path, beside: Mapping[str, tuple[Contents, int]], times:
     return next(iter(rates.values()), np.nan)
 
 
-def _listed(variables: Mapping[str, Variable]) -> str:
+def _listed(variables: Mapping[str, mat5.Variable]) -> str:
     shown = [f"{name} {_by(shape)} {kind}" for name, (kind, shape) in list(variables.items())[:SHOWN]]
     return ", ".join(shown) + (f" ... {len(variables)} in all" if len(variables) > SHOWN else "") or "nothing"
 
