@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 from raycal.errors import UserError
 from raycal.sessions.readers import read_file
-from raycal.sessions.readers.limits import reading_time
+from raycal.sessions.readers.limits import MEMORY, reading_time
 from raycal.sessions.session import Session
 
 MATLAB = b"MATLAB "  # first bytes of a .mat file, whose reader is compiled, too
@@ -105,5 +105,13 @@ def serve(connection: Connection) -> None:
         connection.send(answer)
 
 
+def _bound_memory() -> None:
+    """Let an allocation beyond the machine's memory fail: a few bytes can declare gigabytes to a library."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
 if __name__ == "__main__":
+    _bound_memory()
     serve(Connection(int(sys.argv[1])))

@@ -11,6 +11,7 @@ EXPANSION = 1032  # bytes that one compressed byte can stand for at most (deflat
 SMALL = 2**24  # bytes that are always let through
 SLOWEST = 1e6  # bytes/s; a loaded machine with a network disk reads faster
 SHARE = 0.5  # of the machine's memory one array may take
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
 
 # What numpy raises on a damaged .npy: it parses the header as Python.
 NPY_DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, SyntaxError, tokenize.TokenError,
@@ -23,9 +24,8 @@ def check_declared(path: pathlib.Path, name: str, n_bytes: int, stored: int | No
     if n_bytes > SMALL and n_bytes > EXPANSION * stored:
         raise UserError(f"{path}: {name} declares {_size(n_bytes)}, far more than its {_size(stored)} on disk can "
                         "hold; the file is damaged or made to fill your memory: leave it out")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if n_bytes > SHARE * memory:
-        raise UserError(f"{path}: {name} takes {_size(n_bytes)}, this machine has {_size(memory)} of memory; use a "
+    if n_bytes > SHARE * MEMORY:
+        raise UserError(f"{path}: {name} takes {_size(n_bytes)}, this machine has {_size(MEMORY)} of memory; use a "
                         "larger machine, or cut the recording into parts")
 
 
