@@ -23,6 +23,7 @@ READERS: tuple[str, ...] = (
     "npz",
     "worm",
     "allen_nwb",
+    "nwb",
 )
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 
