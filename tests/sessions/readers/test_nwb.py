@@ -29,7 +29,8 @@ def _recording(*planes):
     file = NWBFile(session_description="open field " * 40, identifier="8f1c", institution="Institute", lab="Lab",
                    session_start_time=datetime.datetime(2022, 1, 1, tzinfo=datetime.timezone.utc), session_id="1")
     file.subject = pynwb.file.Subject(subject_id="M7", species="Mus musculus", sex="F", age="P90D")
-    device, channel = file.create_device("scope"), ophys.OpticalChannel("green", "GCaMP", 510.0)
+    device = file.create_device(name="scope")
+    channel = ophys.OpticalChannel(name="green", description="GCaMP", emission_lambda=510.0)
     segmentation = ophys.ImageSegmentation()
     file.create_processing_module("ophys", "imaging").add(segmentation)
     for name in planes or ("plane0",):
@@ -101,6 +102,13 @@ def _replace(f, key, value, **options):
     attributes = dict(f[key].attrs)
     del f[key]
     f.create_dataset(key, data=value, **options).attrs.update(attributes)
+
+
+def _stamp(f, series, times):
+    """Give a series time stamps where it had a rate."""
+    del f[f"{series}/starting_time"]
+    f[f"{series}/timestamps"] = times
+    f[f"{series}/timestamps"].attrs.update({"interval": 1, "unit": "seconds"})
 
 
 def test_reads_what_pynwb_wrote(base):
@@ -200,11 +208,16 @@ def test_gaps_and_invalid_times_part_segments(tmp_path):
     np.testing.assert_array_equal(s.times, times)
 
 
-@pytest.mark.filterwarnings("ignore:RoiResponseSeries")
-@pytest.mark.parametrize("clock", [{}, {"timestamps": TIMES}])
-def test_rois_by_frames_are_turned_and_said(tmp_path, clock):
-    s = read_one(_write(_respond(_recording(), data=TRACES.T, **clock), tmp_path / "a.nwb"))
+@pytest.mark.parametrize("stamped", [False, True])
+def test_rois_by_frames_are_turned_and_said(changed, stamped):
+    def edit(f):
+        _replace(f, f"{SERIES}/data", TRACES.T)
+        if stamped:
+            _stamp(f, SERIES, TIMES)
+
+    s = read_one(changed(edit))
     np.testing.assert_array_equal(s.traces, TRACES)
+    np.testing.assert_allclose(s.times, TIMES)
     assert "turned" in s.metadata["orientation"]
 
 
@@ -239,9 +252,7 @@ def test_a_gap_of_a_behavior_stays_unobserved(changed):
 
     def edit(f):
         _replace(f, f"{SPEED}/data", np.arange(T, dtype=float))
-        del f[f"{SPEED}/starting_time"]
-        f[f"{SPEED}/timestamps"] = stamps
-        f[f"{SPEED}/timestamps"].attrs.update({"interval": 1, "unit": "seconds"})
+        _stamp(f, SPEED, stamps)
 
     speed = read_one(changed(edit)).behavior[:, 0]
     np.testing.assert_allclose(speed[:45], np.arange(45))
@@ -250,12 +261,7 @@ def test_a_gap_of_a_behavior_stays_unobserved(changed):
 
 
 def test_behaviors_that_do_not_fit_are_left_out_and_said(changed):
-    def edit(f):
-        del f[f"{SPEED}/starting_time"]
-        f[f"{SPEED}/timestamps"] = np.arange(599.0)
-        f[f"{SPEED}/timestamps"].attrs.update({"interval": 1, "unit": "seconds"})
-
-    s = read_one(changed(edit))
+    s = read_one(changed(lambda f: _stamp(f, SPEED, np.arange(599.0))))
     assert s.behavior_names == ()
     assert s.metadata["left out"] == "behavior/BehavioralTimeSeries/speed (600 samples, 599 time stamps)"
 
@@ -337,11 +343,7 @@ def _huge(f):
 
 
 def _stamped(times):
-    def edit(f):
-        del f[f"{SERIES}/starting_time"]
-        f[f"{SERIES}/timestamps"] = times
-        f[f"{SERIES}/timestamps"].attrs.update({"interval": 1, "unit": "seconds"})
-    return edit
+    return lambda f: _stamp(f, SERIES, times)
 
 
 def _no_rate(f):
