@@ -23,6 +23,7 @@ READERS: tuple[str, ...] = (
     "npz",
     "worm",
     "allen_nwb",
+    "nwb",
     "suite2p",
     "caiman",
     "ceneurovae",
