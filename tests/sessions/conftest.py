@@ -46,7 +46,7 @@ def allen_contents():
     return _contents()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_allen():
     """Return a function that writes such a file; a value None leaves its path out."""
     def write(path, changes=None):

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -50,12 +52,22 @@ def test_every_reader_has_a_seed():
     assert {name.split("-")[0] for name in SEEDS} >= set(READERS)
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory, write_allen):
+    """Start the processes that break and read, as many at a time as there are cores."""
+    def run(seed):
+        return subprocess.run([sys.executable, str(HERE / "fuzz.py"), str(seed), str(CASES)], capture_output=True,
+                              text=True, timeout=1400)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {name: pool.submit(run, write(tmp_path_factory.mktemp("seed"), write_allen))
+               for name, write in SEEDS.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", SEEDS)
-def test_a_broken_file_gives_a_session_or_a_message(name, tmp_path, write_allen):
-    seed = SEEDS[name](tmp_path, write_allen)
-    done = subprocess.run([sys.executable, str(HERE / "fuzz.py"), str(seed), str(CASES)], capture_output=True, text=True,
-                          timeout=1400)
+def test_a_broken_file_gives_a_session_or_a_message(name, broken):
+    done = broken[name].result()
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
     print(done.stdout)

@@ -15,6 +15,7 @@ from pynwb.spec import NWBAttributeSpec, NWBGroupSpec, NWBNamespaceBuilder
 
 from raycal.errors import UserError
 from raycal.sessions.readers import READERS, nwb, nwb_file, read_one
+from raycal.sessions.readers.apart import Apart
 from raycal.sessions.session import Session
 
 T, N, RATE = 90, 5, 30.0
@@ -73,8 +74,7 @@ def _write(file, path, **options):
     return path
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def _file(folder):
     """Write one plane's fluorescence at 30 Hz from 2 s, running at 100 Hz from 0 s and four trials."""
     running = behavior.BehavioralTimeSeries()
     running.create_timeseries(name="speed", data=np.arange(600) / 10, unit="cm/s", rate=100.0, starting_time=0.0)
@@ -83,7 +83,12 @@ def base(tmp_path_factory):
     file.add_trial_column("kind", "in words")
     for k in range(4):
         file.add_trial(start_time=2.0 + k / 2, stop_time=2.25 + k / 2, contrast=k / 4, kind="go")
-    return _write(file, tmp_path_factory.mktemp("nwb") / "sub-M7_ophys.nwb")
+    return _write(file, folder / "sub-M7_ophys.nwb")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return _file(tmp_path_factory.mktemp("nwb"))
 
 
 @pytest.fixture
@@ -392,15 +397,17 @@ def test_truncated_file_is_called_damaged(base, tmp_path, share):
             read(path)
 
 
-@pytest.mark.parametrize("which", [0, 0.5, 1])
-def test_text_of_a_damaged_type_does_not_reach_the_hdf5_library(base, tmp_path, which):
+@pytest.mark.parametrize("which", [0, 0.5])
+def test_text_of_a_damaged_type_crashes_the_hdf5_library_and_not_this_process(base, tmp_path, which):
     data, text = bytearray(base.read_bytes()), bytes.fromhex("19 01 01 00 10 00 00 00")  # variable length, string
     places = [k for k in range(len(data)) if data.startswith(text, k)]
     assert len(places) > 20
     data[places[int(which * (len(places) - 1))] + 1] = 3  # neither sequence nor string: reading it would crash Python
     (tmp_path / "a.nwb").write_bytes(data)
-    with pytest.raises(UserError, match="damaged"):
-        nwb.read(tmp_path / "a.nwb")
+    with Apart() as apart:
+        with pytest.raises(UserError, match="damaged"):
+            apart.read(tmp_path / "a.nwb")
+        assert apart.read(base)[0].n_neurons == N
 
 
 def test_only_files_that_state_nwb_2_are_recognised(base, tmp_path):
