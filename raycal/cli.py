@@ -70,10 +70,10 @@ def sessions_parser() -> argparse.ArgumentParser:
         action.add_argument("paths", nargs="+", metavar="PATH", help="files, globs, URLs, allen:ID, a list of them")
         action.add_argument("--traces", default="", metavar="KEY", help="as --set sessions.traces=KEY")
     allen = actions.add_parser("allen", allow_abbrev=False, help="list sessions of the Allen Brain Observatory")
-    allen.add_argument("--area", metavar="A", help="such as VISp")
-    allen.add_argument("--cre", metavar="LINE", help="such as Cux2")
-    allen.add_argument("--depth", metavar="A:B", help="um, such as 100:300")
-    allen.add_argument("--stimulus", metavar="NAME", help="such as natural_movie_one")
+    allen.add_argument("--area", metavar="A", default="", help="such as VISp")
+    allen.add_argument("--cre", metavar="LINE", default="", help="such as Cux2")
+    allen.add_argument("--depth", metavar="A:B", default="", help="um, such as 100:300")
+    allen.add_argument("--stimulus", metavar="NAME", default="", help="such as natural_movie_one")
     allen.add_argument("--min-cells", type=_whole, default=0, metavar="N", help="cells at least")
     simulate = actions.add_parser("simulate", allow_abbrev=False, help="write recordings whose truth is known")
     simulate.add_argument("--format", choices=("npz", "allen"), default="npz", help="allen: a cache that AllenSDK reads")
@@ -244,11 +244,12 @@ def _allen(args: argparse.Namespace) -> int:
 
     found = catalogue.experiments(area=args.area, cre=args.cre, depth=args.depth, stimulus=args.stimulus,
                                   min_cells=args.min_cells)
-    print(catalogue.table(found))
+    if not found:
+        print("no session of Allen's fits; ask for less, as in raycal sessions allen --area VISp")
+        return 1
     chosen = ",".join(str(e.id) for e in found[:4])
-    print(f"next         python run_search.py --space grvq --sessions allen:{chosen}" if found else
-          "next         fewer conditions: raycal sessions allen --area VISp")
-    return 0 if found else 1
+    print(f"{catalogue.table(found)}\nnext         python run_search.py --space grvq --sessions allen:{chosen}")
+    return 0
 
 
 def _simulate(args: argparse.Namespace) -> int:

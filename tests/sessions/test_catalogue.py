@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from raycal import cli
 from raycal.errors import UserError
 from raycal.sessions import best, catalogue
 from raycal.sessions.readers import read
@@ -50,6 +51,16 @@ def test_cells_are_the_containers_where_the_session_is_not_told(server):
     server.cells.clear()
     server.add_cells(1, a=120)
     assert {e.id: e.cells for e in catalogue.experiments()} == {A: 120, B: 120, C: 120, RORB: 0}
+
+
+def test_the_command_line_lists_what_fits_and_says_what_to_run(server, capsys):
+    assert cli.main(["sessions", "allen", "--area", "VISp", "--min-cells", "100"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["id", str(C), str(A), "next"]
+    assert lines[-1].endswith(f"--sessions allen:{C},{A}")
+    assert cli.main(["sessions", "allen", "--min-cells", "1000"]) == 1
+    assert "no session of Allen's fits" in capsys.readouterr().out
+    assert cli.main(["sessions", "allen", "--area", "VISx"]) == 2
 
 
 def test_lists_longer_than_a_page_are_fetched_whole(server):

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import raycal
+from raycal import cli
 from raycal.errors import UserError
+from raycal.sessions.readers import read
 from raycal.sessions.simulate import DECAY, RISE, simulate
 
 
@@ -119,3 +123,22 @@ def test_smallest_recording():
 def test_numbers_out_of_range_are_named(name, value):
     with pytest.raises(UserError, match=f"{name}={value}: must be"):
         simulate(**{name: value})
+
+
+@pytest.mark.parametrize("kind, pattern, names", [("npz", "*.npz", ["running", "stimulus"]),
+                                                  ("allen", "ophys_experiment_data/*.nwb", ["running", "pupil"])])
+def test_the_command_line_writes_recordings_and_says_their_ceilings(kind, pattern, names, tmp_path, capsys):
+    out = tmp_path / "made"
+    assert cli.main(["sessions", "simulate", "--format", kind, "--out", str(out), "--cells", "5,7", "--frames", "2000",
+                     "--seed", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ceilings = json.loads((out / "ceilings.json").read_text())
+    assert [s.n_neurons for s in read(str(out / pattern))] == [5, 7] and len(ceilings) == 2
+    for line, (id, made) in zip(lines, ceilings.items()):
+        assert line.startswith(id) and all(f"{name} {made[name]:.3f}" in line for name in names)
+    assert lines[-1].endswith(f"--sessions '{out}/{pattern}'")
+
+
+def test_simulated_counts_are_whole_numbers(tmp_path, capsys):
+    assert cli.main(["sessions", "simulate", "--out", str(tmp_path / "x"), "--cells", "5,many"]) == 2
+    assert "--cells 5,many: give whole numbers" in capsys.readouterr().err and not list(tmp_path.iterdir())
