@@ -1,14 +1,46 @@
-"""What a model has to beat: behaviour decoded by ridge regression straight from the raw traces."""
+"""What a model has to beat: classical codes of the traces, and behaviour decoded by ridge regression from them raw."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from raycal.metrics.decoding import DecodingSums, bootstrap, combine, shift_null
 from raycal.metrics.ridge import fit_ridge
 
+PCA_AXES = (8, 32)
 INDEPENDENT = 8.0  # s; frames further apart count as independent, even where sessions.gap was set shorter
+
+
+def baselines(dataset, rates: Sequence[float], part: str = "validation",
+              window: int = 64) -> dict[str, dict[str, float]]:
+    """Return {name: figures} of classical codes at each of `rates` (bits/s), fitted on train, scored on `part`.
+
+    Every code is fitted session by session, on evenly spaced train frames where there are many (20 000 for axes,
+    3072 windows, 8192 patches); every frame of the part counts, once. figures: "nmse" as a model's, sessions pooled;
+    "asked", the rate; "bits_per_second", all sessions' bits over all their seconds: the code length of the part under
+    a model that was fitted on train. k-means also "nominal_", "entropy_" (as a model's own figure) and
+    "conditional_bits_per_second" (given the step before); PCA keeps unquantized numbers, so its rates are NaN.
+    window: frames of the transform code's window, at most what the shortest piece holds. Rates that are not above 0 and
+    finite are left out.
+    """
+    from raycal.metrics.classical import GROUPS, PATCH, Classical
+
+    codes = Classical(dataset, part, min(window, dataset.window))
+    found = {f"PCA {n}": {**codes.pca(n), "asked": math.nan, "bits_per_second": math.nan}
+             for n in PCA_AXES if n < max(dataset.n_neurons)}
+    for rate in dict.fromkeys(float(r) for r in rates if 0 < r < math.inf):
+        figures = {"transform code": codes.transform(rate)}
+        frames = codes.kmeans_frames(rate)
+        if frames:
+            figures["k-means"] = codes.kmeans(rate)
+        if frames < PATCH:  # one codebook would code less than a VQ-VAE's patch
+            figures["residual k-means"] = codes.residual_kmeans(rate)
+            figures["grouped residual k-means"] = codes.residual_kmeans(rate, GROUPS)
+        found.update({f"{name} at {rate:.4g} bits/s": {**values, "asked": rate}
+                      for name, values in figures.items()})
+    return found
 
 
 def ridge_on_traces(dataset, lags: int = 5, part: str = "validation") -> dict[str, dict[str, float]]:

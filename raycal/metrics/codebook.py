@@ -30,6 +30,20 @@ def entropy_bits(counts: np.ndarray) -> float:
     return max(0.0, float(-(p * np.log2(p)).sum()))
 
 
+def joint_entropy_bits(indices: np.ndarray) -> np.ndarray:
+    """Return (C,): the entropy of the first codebook's index, of the first two together, ... of all, bits a position.
+
+    indices (S, C). It reads at most log2 S, so a short split says more of itself than of the model. What codebooks
+    share is the sum of their entropies less the last of these.
+    """
+    found, joint = [], np.zeros(len(indices), np.int64)
+    for column in np.asarray(indices).T:
+        _, joint = np.unique(np.stack((joint, column)), axis=1, return_inverse=True)
+        joint = joint.reshape(-1)  # numpy 2.0 alone returns it as (1, S)
+        found.append(entropy_bits(np.bincount(joint)) if len(joint) else float("nan"))
+    return np.array(found)
+
+
 def perplexity(counts: np.ndarray) -> float:
     """Return 2 ** entropy, from 1 (one code) to K (all equally often)."""
     return float(2.0 ** entropy_bits(counts))

@@ -5,7 +5,7 @@ Split first, then window: a window never leaves its piece, so no frame of one pa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,20 @@ def split(session, settings: config.Sessions, window: int, context: int = 0) -> 
             raise _too_few(session, settings, gap, part, window, runs[part])
     dropped = sum(b - a for part in PARTS for a, b in runs[part]) - sum(b - a for p in PARTS for a, b in pieces[p])
     return Split(pieces, gap, dropped)
+
+
+def cover(pieces: Sequence[Run], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the start (b,) of windows that cover the pieces, and the first of each one's frames no other holds (b,).
+
+    Windows of a piece start at 0, L, 2L, ...; the last ends with the piece, so that it may overlap the one before.
+    """
+    starts, fresh = [], []
+    for a, b in pieces:
+        regular = np.arange(a, b, length)
+        aligned = np.minimum(regular, b - length)
+        starts.append(aligned)
+        fresh.append(regular - aligned)
+    return np.concatenate(starts), np.concatenate(fresh)
 
 
 def _too_few(session, settings, gap: int, part: str, window: int, runs: list[Run]) -> UserError:

@@ -14,6 +14,7 @@ import torch
 from raycal import config
 from raycal.errors import UserError
 from raycal.sessions.prepare import Dataset, Recording
+from raycal.sessions.split import cover
 
 
 class Part(NamedTuple):
@@ -73,21 +74,11 @@ class WindowSampler:
         Windows of a piece start at 0, L, 2L, ...; the last ends with the piece and its overlap is not kept.
         """
         for session, recording in enumerate(self._recordings):
-            starts, fresh = self._cover_starts(recording.pieces[part])
+            starts, fresh = cover(recording.pieces[part], self._windows.length)
             for first in range(0, len(starts), batch):
                 rows = slice(first, first + batch)
                 keep = torch.from_numpy(self._steps >= fresh[rows, None]).to(self._device)
                 yield [self._gather(session, starts[rows])], keep
-
-    def _cover_starts(self, pieces) -> tuple[np.ndarray, np.ndarray]:
-        """Return the start of every window and the first of its frames that no window before it holds."""
-        length, starts, fresh = self._windows.length, [], []
-        for a, b in pieces:
-            regular = np.arange(a, b, length)
-            aligned = np.minimum(regular, b - length)
-            starts.append(aligned)
-            fresh.append(regular - aligned)
-        return np.concatenate(starts), np.concatenate(fresh)
 
     def _batch(self, drawn: np.ndarray, noise: torch.Generator) -> Batch:
         piece = np.searchsorted(self._ends, drawn, side="right")

@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from raycal import config
-from raycal.metrics.baselines import ridge_on_traces
+from raycal.metrics.baselines import baselines, ridge_on_traces
+from raycal.metrics.classical import Classical
 from raycal.metrics.decoding import r2
 from raycal.metrics.ridge import fit_ridge
 from raycal.sessions.prepare import prepare
@@ -69,3 +72,67 @@ def test_worms_decode_as_known(data_dir):
     assert len(found) == 6
     for name in ("velocity", "head_angle"):  # single worms: velocity -0.5 to 0.6, head angle 0.2 to 0.8
         assert 0.2 < np.median([f[name]["r2"] for f in found.values()]) < 0.8
+
+
+def test_classical_codes_spend_what_is_asked_and_more_bits_help():
+    dataset = prepare([session(0, "a"), session(1, "b", n_frames=2000)], SETTINGS, 32)
+    found = baselines(dataset, [10.0, 140.0, 10.0, float("nan"), 0.0], window=32)
+    assert list(found) == ["PCA 8", "transform code at 10 bits/s", "k-means at 10 bits/s",
+                           "transform code at 140 bits/s", "residual k-means at 140 bits/s",
+                           "grouped residual k-means at 140 bits/s"]
+    assert np.isnan(found["PCA 8"]["bits_per_second"]) and found["PCA 8"]["nmse"] < 0.02  # 3 latents, little noise
+    for name, figures in found.items():
+        rate = figures.get("nominal_bits_per_second", figures["bits_per_second"])
+        if name.startswith("transform"):
+            assert 0.98 * figures["asked"] <= rate <= figures["asked"]
+        elif "k-means" in name:
+            assert 0.9 * figures["asked"] <= rate <= figures["asked"] * (1 + 1e-9)
+            assert figures["entropy_bits_per_second"] <= rate
+    assert found["transform code at 140 bits/s"]["nmse"] < 0.25 < found["transform code at 10 bits/s"]["nmse"] < 1
+    assert all(isinstance(v, float) for figures in found.values() for v in figures.values())
+
+
+def test_the_part_is_scored_and_enters_no_fit():
+    plain = session()
+    dataset = prepare([plain], SETTINGS, 32)
+    (recording,) = dataset.recordings
+    loud = recording.traces.copy()
+    for a, b in recording.pieces["validation"]:
+        loud[a:b] *= 3
+    changed = dataclasses.replace(dataset, recordings=(dataclasses.replace(recording, traces=loud),))
+    (one,), (other,) = (Classical(d, "validation", 32)._sessions for d in (dataset, changed))
+    assert np.array_equal(one.code.scales, other.code.scales)
+    assert np.array_equal(one.code.axes.components_, other.code.axes.components_)
+    assert not np.array_equal(one.coefficients, other.coefficients)
+    assert baselines(dataset, [50.0])["PCA 8"] != baselines(changed, [50.0])["PCA 8"]
+
+
+def test_frames_not_measured_are_no_error():
+    plain = session()
+    holes = np.random.default_rng(3).random(plain.traces.shape) < 0.02
+    torn = Session.build(id="torn", traces=np.where(holes, np.nan, plain.traces), rate=10.0)
+    dataset = prepare([torn], config.Sessions(gap=2.0, nan="mask"), 32)
+    found, whole = (baselines(d, [140.0], window=32)["transform code at 140 bits/s"]
+                    for d in (dataset, prepare([plain], SETTINGS, 32)))
+    assert whole["nmse"] < found["nmse"] < whole["nmse"] + 0.1
+
+
+def test_two_neurons_and_odd_rates_do():
+    rng = np.random.default_rng(4)
+    small = Session.build(id="two", traces=rng.normal(size=(400, 2)), rate=5.0)
+    found = baselines(prepare([small], config.Sessions(gap=1.0), 8), [0.01, 3000.0])
+    assert len(found) == 5 and all(np.isfinite(f["nmse"]) for f in found.values())
+    assert found["transform code at 3000 bits/s"]["nmse"] == pytest.approx(0, abs=1e-6)
+    assert found["transform code at 0.01 bits/s"]["nmse"] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.data
+def test_worms_are_coded_as_known_and_quickly(data_dir):
+    from raycal.sessions.readers import read
+
+    dataset = prepare(read(str(data_dir / "worms" / "*.h5")), config.Sessions(behavior=("velocity",)), 32)
+    hz = np.mean([r.rate for r in dataset.recordings])
+    found = baselines(dataset, [2.25 * hz, 14 * hz])
+    nmse = {name.split(" at")[0]: f["nmse"] for name, f in found.items() if f["asked"] > 10 or "PCA" in name}
+    assert 0.5 < nmse["PCA 8"] < 0.6 and 0.28 < nmse["PCA 32"] < 0.35
+    assert nmse["transform code"] < 0.3 < nmse["grouped residual k-means"] < nmse["residual k-means"] < 0.8

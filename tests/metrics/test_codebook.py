@@ -45,3 +45,12 @@ def test_no_tokens_is_nan_and_moving_averages_are_refused():
     for wrong in (np.array([0.5, 2.0]), np.array([-1, 2]), np.ones((2, 2), int), np.array([], int)):
         with pytest.raises(ValueError, match="whole numbers"):
             codebook.perplexity(wrong)
+
+
+def test_joint_entropy_counts_what_codebooks_share():
+    rng = np.random.default_rng(0)
+    first, free = rng.permutation(np.repeat(np.arange(8), 4)), np.tile(np.arange(4), 8)
+    order = np.argsort(first, kind="stable")
+    indices = np.stack([first[order], first[order] % 2, free], axis=1)  # known from the first; free
+    np.testing.assert_allclose(codebook.joint_entropy_bits(indices), [3, 3, 5])
+    assert np.isnan(codebook.joint_entropy_bits(np.zeros((0, 2), int))).all()
