@@ -152,6 +152,17 @@ def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[st
         model = best["metrics"].get(f"val/behavior_r2/{name}")
         rows.append(_row(f"  {name[:16]}", _number(model), _number(other.get(f"val/behavior_r2/{name}")))
                     + f"   ridge on raw traces {_number(figures['r2'])}, shifted (null) {_number(figures['null'])}")
+    return rows + _classical(best["metrics"], summary.get("baselines", {}))
+
+
+def _classical(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> list[str]:
+    """Return a row for each classical code at the rate that the winner takes, and who wins, in words."""
+    rows, taken = [], metrics.get("val/bits_per_second")
+    for name in ("transform code", "residual k-means"):
+        for figures in (f for key, f in baselines.items() if key.startswith(f"{name} at ") and f["asked"] == taken):
+            ends = "beats it" if metrics["val/nmse"] < figures["nmse"] else "loses to it"
+            rows.append(_row(f"  {name}", _number(figures["nmse"]), "")
+                        + f"                   NMSE at the winner's {taken:.4g} bits/s: the winner {ends}")
     return rows
 
 

@@ -82,6 +82,20 @@ def ridge(prepared: Prepared) -> Any:
     return ray.remote(num_cpus=0)(_ridge).remote(prepared.refs)
 
 
+def classical(prepared: Prepared, rates: Sequence[float]) -> dict[str, dict[str, float]]:
+    """Return the classical codes of the traces at these rates (bits/s), computed in a task."""
+    import ray
+
+    return ray.get(ray.remote(num_cpus=0)(_classical).remote(prepared.refs, tuple(rates)))
+
+
+def _classical(refs: list, rates: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    from raycal.metrics.baselines import baselines
+    from raycal.sessions import store
+
+    return baselines(store.get(refs, {}), rates)
+
+
 def _ridge(refs: list) -> dict[str, dict[str, float]]:
     from raycal.metrics.baselines import ridge_on_traces
     from raycal.sessions import store

@@ -72,7 +72,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         mirror = _mirror(folder, options, say)
         study = _open(plan, folder, say)
         write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
-        return _search(plan, data, study, folder, cluster, options, mirror)
+        return _search(plan, data, study, folder, cluster, options, mirror, say)
 
 
 def _here(item: Any, traces: str, say: Callable[[str], None]) -> list:
@@ -129,7 +129,7 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
 
 
 def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, cluster: connection.Cluster,
-            options: Options, mirror: Callable[..., Any]) -> dict[str, Any]:
+            options: Options, mirror: Callable[..., Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
@@ -150,10 +150,24 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
             _tune(referee, cluster, lambda: interrupted() or bool(deadline and time.monotonic() > deadline))
         record.abandon()
         keeper.add({"ridge": ray.get(ridge)})
+    keeper.add({"baselines": _classical(plan, data, study, say)})
     summary = keeper.write()
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
     return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
+
+
+def _classical(plan: Plan, data: recordings.Prepared, study, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return what classical codes reach at the rate limit and at the rate that the winner takes, as measured."""
+    from raycal.search.study import best_trial
+
+    best = best_trial(study)
+    taken = best.user_attrs.get("metrics", {}).get("val/bits_per_second") if best else None
+    rates = [rate for rate in (plan.rate_limit, taken) if rate]
+    if not rates:
+        return {}
+    say("classical codes of the same blocks ...")
+    return recordings.classical(data, rates)
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:

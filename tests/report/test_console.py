@@ -95,6 +95,20 @@ def test_the_closing_block_sets_the_winner_beside_the_default_and_ends_with_what
     assert "raycal.load" in text and "one seed each" in lines[-1]
 
 
+def test_classical_codes_at_the_winners_rate_stand_below_it_and_who_wins_is_said(study):
+    whole = summary(study, facts())
+    whole["best"]["metrics"]["val/bits_per_second"] = 55.25
+    whole["baselines"] = {"PCA 8": {"nmse": 0.1, "asked": math.nan},
+                          "transform code at 55.25 bits/s": {"nmse": 0.25, "asked": 55.25},
+                          "residual k-means at 55.25 bits/s": {"nmse": 0.4, "asked": 55.25},
+                          "transform code at 80 bits/s": {"nmse": 0.15, "asked": 80.0}}
+    text = closing(whole)
+    rows = [line.split() for line in text.splitlines() if "the winner" in line]
+    assert [row[:3] for row in rows] == [["transform", "code", "0.2500"], ["residual", "k-means", "0.4000"]]
+    assert rows[0][-3:] == ["loses", "to", "it"] and rows[1][-2:] == ["beats", "it"] and "55.25 bits/s" in text
+    assert len(text.splitlines()) <= 20
+
+
 def test_an_interrupted_search_says_how_to_go_on(study):
     text = closing(summary(study, facts(interrupted=True)))
     assert text.splitlines()[-1] == "next         python run_search.py --resume runs/vq-1"
