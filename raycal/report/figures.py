@@ -15,7 +15,7 @@ from raycal.errors import UserError
 from raycal.sessions.session import Session
 
 MAX_COLUMNS = 1600  # time bins of the heat map: about the pixels of its width
-N_EXAMPLES, N_BEHAVIORS = 5, 4
+N_EXAMPLES, N_BEHAVIORS, N_STIMULI = 5, 4, 6
 INK, FAINT = "#22303c", "#9aa5b1"
 BEHAVIOR_COLORS = ("#d1495b", "#2e7f99", "#7a5195", "#c98a1b")  # told apart with any colour vision
 
@@ -41,7 +41,7 @@ def _figure(session: Session):
     from matplotlib.figure import Figure
 
     n_shown = min(N_BEHAVIORS, len(session.behavior_names))
-    heights = [4.2, 2.6] + [0.9] * n_shown
+    heights = [4.2, 2.6] + [0.9] * n_shown + [0.25 * len(session.stimuli[:N_STIMULI]) + 0.1] * bool(session.stimuli)
     figure = Figure(figsize=(11, sum(heights) + 1.3), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
@@ -53,6 +53,8 @@ def _figure(session: Session):
     _draw_examples(axes[1], session, z, order, frames)
     for k in range(n_shown):
         _draw_behavior(axes[2 + k], session, k, frames)
+    if session.stimuli:
+        _draw_stimuli(axes[-1], session, scale)
     for axis in axes:
         _draw_borders(axis, session, scale)
     axes[-1].set_xlabel(label, color=INK)
@@ -149,6 +151,23 @@ def _draw_curve(axis, session: Session, frames: np.ndarray, values: np.ndarray, 
     """Draw a curve that is broken where the recording is."""
     for start, stop in session.segments:
         axis.plot(frames[start:stop], values[start:stop], **style)
+
+
+def _draw_stimuli(axis, session: Session, scale: float) -> None:
+    """Draw a row a stimulus, filled where it was shown; presentations closer than a pixel become one."""
+    shown = session.stimuli[:N_STIMULI]
+    for row, stimulus in enumerate(shown):
+        bins = np.zeros(min(session.n_frames, MAX_COLUMNS) + 1)
+        frames = stimulus.frames[stimulus.frames[:, 1] > stimulus.frames[:, 0]]
+        width = session.n_frames / (len(bins) - 1)
+        np.add.at(bins, (frames[:, 0] / width).astype(int), 1)
+        np.add.at(bins, np.ceil(frames[:, 1] / width).astype(int), -1)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], np.cumsum(bins) > 0, [False]]).astype(int)))
+        spans = [(a * width * scale, (b - a) * width * scale) for a, b in zip(edges[::2], edges[1::2])]
+        axis.broken_barh(spans, (row - 0.35, 0.7), color=FAINT, linewidth=0)
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.set_yticks(range(len(shown)), [stimulus.name.replace("_", " ") for stimulus in shown], fontsize=8)
+    _tidy(axis)
 
 
 def _draw_borders(axis, session: Session, scale: float) -> None:

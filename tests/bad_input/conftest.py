@@ -88,6 +88,16 @@ def _recordings(folder, good):
     np.savez(folder / "names.npz", traces=good.traces, fs=5.0, behavior=good.behavior,
              behavior_names=np.array(good.behavior_names, object))
     np.save(folder / "array.npy", good.traces)
+    np.savez(folder / "masked.npz", traces=good.traces, fs=5.0, masks_train=np.ones(1499, bool))
+    np.savez(folder / "back.npz", traces=good.traces, fs=5.0, time_s=np.r_[np.arange(1499), 7] / 5)
+    for k in range(2):  # two files that state one id
+        np.savez(folder / f"state{k}.npz", traces=good.traces + k, fs=5.0, id="mouse")
+    (folder / "loop.npz").symlink_to("pool.npz")
+    (folder / "pool.npz").symlink_to("loop.npz")
+    with h5py.File(folder / "bomb.h5", "w") as f:
+        f.create_dataset("gcamp/traces_array_F_F20", shape=(10**7, 10**6), dtype="f4", chunks=(100, 100))
+        f["timing/timestamp_confocal"] = np.arange(10.0)
+    (folder / "halved.h5").write_bytes((folder / "bomb.h5").read_bytes()[:700])
     (folder / "empty.npz").write_bytes(b"")
     (folder / "table.csv").write_text("a,b\n1,2\n")
     (folder / "cut.npz").write_bytes((folder / "good.npz").read_bytes()[:3000])

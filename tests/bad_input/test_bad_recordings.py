@@ -34,6 +34,12 @@ def test_good_input_gets_as_far_as_ray(accepted):
     ("table.csv", ["'table'", "1 frames x 2 neurons", "rows are frames, columns neurons"]),
     ("array.npy", ["array.npy: is of an unknown format", "raycal npz, worm HDF5"]),
     ("other.h5", ["HDF5 file of another layout (its top level: x)", "Allen Brain Observatory NWB 1"]),
+    ("loop.npz", ["loop.npz: is a loop of symbolic links", "give the file itself"]),
+    ("state0.npz,state1.npz", ["'mouse'", "state0.npz and ", "state1.npz both state this id", "leave one out"]),
+    ("masked.npz", ["masked.npz: ", "mask 'train' has shape (1499,)", "1500 frames"]),
+    ("back.npz", ["back.npz: ", "do not increase at frame 1499", "begin a new segment"]),
+    ("bomb.h5", ["bomb.h5: 'gcamp/traces_array_F_F20' declares 36.38 TiB", "leave it out"]),
+    ("halved.h5", ["halved.h5: is a damaged or cut-off HDF5 file", "copy it again"]),
     ("allen:mouse", ["allen:mouse", "a number such as allen:501940850"])])
 def test_a_recording_that_cannot_be_read(sessions, words, refused):
     refused(search(sessions=sessions), *words)

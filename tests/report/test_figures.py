@@ -13,6 +13,7 @@ from raycal.report.figures import draw_session
 from raycal.sessions.readers import read
 from raycal.sessions.session import Session
 from raycal.sessions.simulate import simulate
+from raycal.sessions.stimulus import Stimulus
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -33,6 +34,16 @@ def test_draws_a_session_with_everything(tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
     image = _pixels(tmp_path / "a.png")
     assert image.shape[0] > 800 and image.shape[1] > 1000 and image[..., :3].std() > 0.1
+
+
+def test_stimuli_fill_the_time_they_were_shown():
+    frames = np.array([[0, 50], [50, 60], [100, 150], [170, 170]])  # the first two touch, the last is empty
+    figure = figures._figure(_session(stimuli=[Stimulus("gratings", frames, {}), Stimulus("movie", frames[3:], {})]))
+    axis = figure.axes[2]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["gratings", "movie"]
+    spans = [path.get_extents().intervalx.tolist() for path in axis.collections[0].get_paths()]
+    np.testing.assert_allclose(spans, [[0, 6], [10, 15]])
+    assert not len(axis.collections[1].get_paths())
 
 
 ODD = {
