@@ -5,8 +5,8 @@
 Writes stand-in Visual Coding sessions (NWB 1), then reads and prepares them as a search does, once the first alone,
 once all, each in a driver process of its own with a local Ray of its own. Memory is what a process alone holds
 (Private_Clean + Private_Dirty of /proc/PID/smaps_rollup), sampled every 20 ms; "driver" is the peak above what the
-driver held when Ray had started, "task" the highest peak of a process that reads. growth is the driver's peak for all
-over its peak for one; "held" is what the driver would hold if it read them itself.
+driver held when Ray had started, "task" the highest peak of a process that reads. share is the driver's peak for all over
+the bytes of one recording (goal: below 1); "held" is what the driver would hold if it read them itself.
 """
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"{args.recordings} stand-in sessions written in {time.perf_counter() - began:.0f} s", flush=True)
         paths = sorted(map(str, (folder / "ophys_experiment_data").glob("*.nwb")))
         one, many = measured(paths[:1]), measured(paths)
-    common.finish({"growth": many["driver"] / one["driver"], "driver_one_mib": one["driver"] / 2**20,
+    common.finish({"share": many["driver"] / one["raw"], "driver_one_mib": one["driver"] / 2**20,
                    "driver_many_mib": many["driver"] / 2**20, "held_mib": many["raw"] / 2**20,
                    "task_mib": many["task"] / 2**20, "read_s": many["read_s"], "prepare_s": many["prepare_s"],
                    "recordings": args.recordings})
