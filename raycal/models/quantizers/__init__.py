@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raycal.config import Quantizer as Settings
     from raycal.models.quantizers.base import Quantizer
 
-_ENOUGH = 0.9  # a product of levels from here on is near its codebook size: 0.15 bits
+_ENOUGH = 0.85  # a product of levels from here on is near its codebook size: within a quarter of a bit
 
 
 class Kind(NamedTuple):
@@ -58,7 +58,7 @@ def signs(size: int) -> int:
 def scalar_levels(size: int) -> tuple[int, ...]:
     """Return the levels of a finite scalar code: their product comes nearest to `size` from below, or is it.
 
-    They are 5 to 8, for fewer than 5 code worse (arXiv 2309.15505, 4.1); where no such product reaches 90 % of
+    They are 5 to 8, for fewer than 5 code worse (arXiv 2309.15505, 4.1); where no such product reaches 85 % of
     the size, 4 and then 3 are admitted. Of equal products the one of fewest dimensions is taken: 8 x 8 for 64,
     5 x 5 x 5 for 128, 8 x 5 x 5 x 5 for 1024.
     """
