@@ -58,7 +58,7 @@ class Library(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of a measurement; three times as many of a whole step")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of a measurement, thrice as many of a whole step")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     torch.manual_seed(0)

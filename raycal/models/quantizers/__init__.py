@@ -58,7 +58,7 @@ def signs(size: int) -> int:
 def scalar_levels(size: int) -> tuple[int, ...]:
     """Return the levels of a finite scalar code: their product comes nearest to `size` from below, or is it.
 
-    They are 5 to 8, for fewer than 5 code worse (arXiv 2309.15505, 4.1); where no such product reaches 85 % of
+    They are 5 to 8, for fewer than 5 code worse (arXiv 2309.15505); where no such product reaches 85 % of
     the size, 4 and then 3 are admitted. Of equal products the one of fewest dimensions is taken: 8 x 8 for 64,
     5 x 5 x 5 for 128, 8 x 5 x 5 x 5 for 1024.
     """
@@ -73,5 +73,6 @@ def scalar_levels(size: int) -> tuple[int, ...]:
 def _products(least: int, size: int) -> list[tuple[int, ...]]:
     """Return all levels from 8 down to least whose product does not exceed size, the fewest dimensions first."""
     most = int(math.log(size, least) + 1e-9)
-    choices = (c for n in range(1, most + 1) for c in itertools.combinations_with_replacement(range(8, least - 1, -1), n))
-    return [c for c in choices if math.prod(c) <= size]
+    return [found for count in range(1, most + 1)
+            for found in itertools.combinations_with_replacement(range(8, least - 1, -1), count)
+            if math.prod(found) <= size]

@@ -55,7 +55,7 @@ def straight_through(z: Tensor, codes: Tensor) -> Tensor:
 def rotated(z: Tensor, codes: Tensor) -> Tensor:
     """Return exactly `codes`, with dq/dz the rotation and scaling that take z (..., d) to its code (arXiv 2410.06424).
 
-    With u, q the directions of z and its code and w that of u + q: R = 1 - 2 w w' + 2 q u' (4.2, eq. 4).
+    With u, q the directions of z and its code and w that of u + q: R = 1 - 2 w w' + 2 q u' (section 4.2).
     """
     with torch.no_grad():
         length = z.norm(dim=-1, keepdim=True).clamp_min(_EPSILON)
@@ -67,7 +67,7 @@ def rotated(z: Tensor, codes: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return the directions of x (..., d), for codes compared by their cosine (ViT-VQGAN, arXiv 2110.04627, 3.2)."""
+    """Return the directions of x (..., d), for codes compared by their cosine (ViT-VQGAN, arXiv 2110.04627)."""
     return F.normalize(x, dim=-1, eps=_EPSILON)
 
 

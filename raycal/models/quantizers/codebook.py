@@ -103,7 +103,7 @@ class Codebook(nn.Module):
         self.counts.copy_(torch.where(dead, fair, self.counts))
 
     def _joint_statistics(self, x: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        """Return, over all ranks and as far as read, hits (G, K), sums of latents and a spare latent a code (G, K, d)."""
+        """Return, over all ranks and as far as read, hits (G, K), sums of latents and spare latents (G, K, d)."""
         size = self.counts.shape[1]
         parts = {"hits": count(indices, size)}
         if not self.learned:
@@ -150,7 +150,7 @@ def _least(scores: Tensor) -> Tensor:
     """
     *shape, size = scores.shape
     blocks = size // _BLOCK
-    if scores.is_cuda or blocks < 8:
+    if scores.device.type != "cpu" or blocks < 8:
         return scores.min(-1).indices
     tiles = scores.view(-1, _BLOCK)
     block = tiles.amin(-1).view(-1, blocks).min(-1).indices

@@ -16,7 +16,7 @@ from raycal.models.quantizers.fsq import projections
 if TYPE_CHECKING:
     from raycal.config import Quantizer as Settings
 
-_TEMPERATURE = 0.01  # of the soft codes that the entropies are taken of: that of the published training code
+_TEMPERATURE = 0.01  # of the soft codes that the entropies are taken of: as in vector-quantize-pytorch
 _LEAST = 1e-5  # probabilities below count as this in a logarithm
 
 

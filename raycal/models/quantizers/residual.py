@@ -1,4 +1,4 @@
-"""Residual VQ: each level quantizes what the levels before it left over (SoundStream, arXiv 2107.03312, algorithm 1)."""
+"""Residual VQ: each level quantizes what those before it left over (SoundStream, arXiv 2107.03312, algorithm 1)."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

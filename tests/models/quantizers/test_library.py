@@ -4,7 +4,6 @@ On purpose raycal differs from it in these:
 - Its ResidualVQ adds the straight-through outputs of its levels, so that the gradient comes out once a level;
   raycal passes it once, on the sum.
 - It returns the rotated latent, equal to the code but for rounding; raycal returns the code itself.
-- Its FSQ gives index 0 to what raycal gives it too, but as int32.
 - Its LFQ clamps every probability of the softmax at 1e-5 in the logarithm; raycal's entropy of one latent is exact.
 - Its moving averages smooth counts by eps = 1e-5 (Laplace), which moves codes by parts in 1e5; raycal's do not.
 - Its SimVQ begins with a random map, raycal's with the identity.

@@ -58,7 +58,8 @@ def test_by_the_cosine_no_gradient_lengthens_a_latent(kind):
 
 
 def test_the_direction_of_a_code_is_that_of_the_moving_average_of_its_latents():
-    model = quantizers.build(settings(type="ema", distance="cosine", codebook_size=2, code_dim=2, decay=0.5, revive=0.0))
+    model = quantizers.build(settings(type="ema", distance="cosine", codebook_size=2, code_dim=2, decay=0.5,
+                                      revive=0.0))
     book = model.levels[0]
     book.codes.copy_(torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]))
     book.steps.fill_(1)
