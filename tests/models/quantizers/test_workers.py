@@ -56,7 +56,7 @@ def test_two_workers_hold_what_one_holds_of_the_joint_batch(tmp_path):
     runs = {(0, 1): tmp_path / "alone", (0, 2): tmp_path / "first", (1, 2): tmp_path / "second"}
     started = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(world), str(tmp_path / "meet"), str(out)],
                                 env=environment) for (rank, world), out in runs.items()]
-    assert [process.wait(120) for process in started] == [0, 0, 0]
+    assert [process.wait(280) for process in started] == [0, 0, 0]
     alone, first, second = (torch.load(out, weights_only=True) for out in runs.values())
     assert len(alone) == 12
     for (options, expected), (_, one), (_, two) in zip(alone, first, second):
