@@ -115,7 +115,7 @@ def _search(argv: list[str]) -> int:
 
     args = search_parser().parse_args(argv)
     if args.list_spaces:
-        print("\n".join(f"{n:<10}{spaces.purpose(n)}" for n in spaces.names()))
+        print("\n".join(f"{n:<12}{spaces.purpose(n)}" for n in spaces.names()))
         return 0
     if args.more and not args.resume:
         raise UserError("--more: adds trials to a run; name it with --resume DIR")

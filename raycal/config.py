@@ -76,6 +76,9 @@ class Quantizer:
     commitment: float = setting(0.25, low=0.0, high=100.0)
     revive: float = setting(1.0, low=0.0)  # a code whose moving count falls below is reseeded; 0: never
     init: str = setting("kmeans", choices=("kmeans", "batch", "normal"))
+    distance: str = setting("euclidean", choices=("euclidean", "cosine"))
+    gradient: str = setting("straight_through", choices=("straight_through", "rotation"))  # past the codes
+    entropy: float = setting(0.1, low=0.0, high=100.0)  # lfq only: weight of clear choices that use all codes
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
 
 def _check(config: Config) -> None:
     """Refuse combinations that no model or cluster can run."""
-    s, q, t = config.sessions, config.quantizer, config.training
+    s, t = config.sessions, config.training
     if s.train + s.validation >= 1.0:
         raise UserError(f"sessions.train={s.train} + sessions.validation={s.validation}: must leave a share "
                         "for the test part; make their sum less than 1")
@@ -275,9 +278,7 @@ def _check(config: Config) -> None:
     if s.select != "all" and s.neurons < 2:
         raise UserError(f"sessions.select={s.select} with sessions.neurons={s.neurons}: say how many neurons to keep, "
                         "at least 2")
-    if q.type == "grvq" and q.code_dim % q.groups:
-        raise UserError(f"quantizer.code_dim={q.code_dim} cannot be cut into quantizer.groups={q.groups} equal "
-                        f"parts; use a multiple, such as {q.groups * max(1, round(q.code_dim / q.groups))}")
+    _check_quantizer(config.quantizer)
     if config.windows.length < config.model.downsample:
         raise UserError(f"windows.length={config.windows.length} is shorter than the {config.model.downsample} frames "
                         "of one code; lengthen it or lower model.downsample")
@@ -288,3 +289,26 @@ def _check(config: Config) -> None:
         raise UserError(f"training.device=cpu with training.gpus={t.gpus}: drop one of the two")
     if t.precision == "fp16" and t.device == "cpu":
         raise UserError("training.precision=fp16 with training.device=cpu: use float32 or bf16 on a CPU")
+
+
+def _check_quantizer(q: Quantizer) -> None:
+    """Refuse options that a type of quantizer cannot have, with the reason."""
+    if q.type == "grvq" and q.code_dim % q.groups:
+        raise UserError(f"quantizer.code_dim={q.code_dim} cannot be cut into quantizer.groups={q.groups} equal "
+                        f"parts; use a multiple, such as {q.groups * max(1, round(q.code_dim / q.groups))}")
+    if q.type == "fsq" and q.codebook_size < 3:
+        raise UserError("quantizer.codebook_size=2 with quantizer.type=fsq: rounding needs at least 3 values; make it "
+                        "3 or more, or use quantizer.type=lfq")
+    for name, value, plain in (("distance", q.distance, "euclidean"), ("gradient", q.gradient, "straight_through")):
+        if value == plain:
+            continue
+        option = f"quantizer.{name}={value}"
+        if q.type in ("fsq", "lfq"):
+            raise UserError(f"{option} with quantizer.type={q.type}: it rounds one number at a time, so no latent has "
+                            f"a code vector to compare or turn to; use {plain}")
+        if q.code_dim == (q.groups if q.type == "grvq" else 1):
+            raise UserError(f"{option} with codes of one dimension: a direction there is no more than a sign; use "
+                            f"{plain} or raise quantizer.code_dim")
+    if q.distance == "cosine" and q.type in ("rvq", "grvq") and q.levels > 1:
+        raise UserError(f"quantizer.distance=cosine with quantizer.levels={q.levels}: a further level codes how much "
+                        "is left over, and a direction does not say that; use euclidean or quantizer.levels=1")

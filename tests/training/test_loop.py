@@ -44,7 +44,12 @@ def run(config, dataset, **options):
     (1, {"optimizer.schedule": "cosine", "optimizer.ema": 0.9, "model.dropout": 0.2, "windows.noise": 0.1}),
     (3, {"optimizer.schedule": "plateau", "optimizer.name": "sgd", "quantizer.type": "vq", "optimizer.accumulate": 2}),
     (2, {"optimizer.schedule": "step", "optimizer.name": "adam", "quantizer.type": "grvq", "quantizer.groups": 2,
-         "quantizer.levels": 2, "sessions.mode": "pad"})], ids=["ema", "vq", "grvq"])
+         "quantizer.levels": 2, "sessions.mode": "pad"}),
+    (2, {"quantizer.type": "rvq", "quantizer.levels": 2, "quantizer.gradient": "rotation"}),
+    (2, {"quantizer.type": "ema", "quantizer.distance": "cosine"}),
+    (1, {"quantizer.type": "simvq", "optimizer.ema": 0.9}), (3, {"quantizer.type": "fsq"}),
+    (2, {"quantizer.type": "lfq"})],
+    ids=["ema", "vq", "grvq", "rvq", "cosine", "simvq", "fsq", "lfq"])
 def test_resumed_is_bit_identical_to_undisturbed(small, dataset, k, settings):
     config = small.replace(settings)
     whole, states = run(config, dataset)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycal.models.quantizers.base import Quantized, Quantizer
+from raycal.models.quantizers.base import Quantized, Quantizer, unit
 from raycal.models.quantizers.codebook import Codebook
 
 if TYPE_CHECKING:
@@ -14,21 +14,25 @@ if TYPE_CHECKING:
 
 
 class GradientVQ(Quantizer):
-    """One codebook; loss = |sg(z) - e|^2 + commitment * |z - sg(e)|^2, averaged over elements."""
+    """One codebook; loss = |sg(z) - e|^2 + commitment * |z - sg(e)|^2, averaged over elements.
 
-    def __init__(self, settings: Settings):
+    By the cosine, z and e are directions from the start: in the loss, and in what the decoder sees.
+    """
+
+    def __init__(self, settings: Settings, book: Codebook):
         super().__init__(settings)
-        self.book = Codebook(1, settings.codebook_size, settings.code_dim, settings, learned=True)
+        self.book = book
 
     def quantize(self, z: Tensor) -> Quantized:
-        codes, indices = self.book(z.detach().flatten(0, 1)[None])
-        codes = codes.view_as(z)
-        loss = F.mse_loss(codes, z.detach()) + self.commitment * F.mse_loss(z, codes.detach())
-        return Quantized(codes, indices.view(*z.shape[:2], 1), loss)
+        x = unit(z) if self.cosine else z
+        codes, indices = self.book(x.detach().flatten(0, 1)[None])
+        codes = codes.view_as(x)
+        loss = F.mse_loss(codes, x.detach()) + self.commitment * F.mse_loss(x, codes.detach())
+        return Quantized(self.passed(x, codes), indices.view(*z.shape[:2], 1), loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         return self.book.lookup(indices.flatten()[None]).view(*indices.shape[:2], -1)
 
 
 def build(settings: Settings) -> GradientVQ:
-    return GradientVQ(settings)
+    return GradientVQ(settings, Codebook(1, settings.codebook_size, settings.code_dim, settings, learned=True))

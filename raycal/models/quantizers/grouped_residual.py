@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from raycal.models.quantizers.base import Quantized, Quantizer
+from raycal.models.quantizers.base import Quantized, Quantizer, unit
 from raycal.models.quantizers.codebook import Codebook
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ class GroupedResidual(Quantizer):
                                     for _ in range(levels))
 
     def quantize(self, z: Tensor) -> Quantized:
-        residual, codes, columns = self._cut(z), [], []
-        loss = z.new_zeros(())
+        x = self._cut(z)
+        codes, columns, rest = [], [], x.detach()
         for level in self.levels:
-            found, indices = level(residual.detach())
-            residual = residual - found
-            loss = loss + residual.square().mean()
-            codes.append(found)
+            found, indices = level(rest)
+            rest = rest - found
+            codes.append(codes[-1] + found if codes else found)  # the sum up to this level
             columns.append(indices)
+        loss = self.commitment * (x - torch.stack(codes)).square().mean()
         indices = torch.stack(columns, 1).flatten(0, 1).T.reshape(*z.shape[:2], -1)
-        return Quantized(self._join(sum(codes), z.shape), indices, self.commitment * loss / len(codes))
+        return Quantized(self._join(self.passed(x, codes[-1]), z.shape), indices, loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         columns = indices.flatten(0, 1).T.unflatten(0, (self.groups, -1))  # (G, R, M)
@@ -47,8 +47,9 @@ class GroupedResidual(Quantizer):
         return self._join(codes, indices.shape)
 
     def _cut(self, z: Tensor) -> Tensor:
-        """Return (G, M, d) of (B, L, D)."""
-        return z.reshape(-1, self.groups, z.shape[-1] // self.groups).transpose(0, 1)
+        """Return (G, M, d) of (B, L, D), directions by the cosine."""
+        parts = z.reshape(-1, self.groups, z.shape[-1] // self.groups).transpose(0, 1).contiguous()
+        return unit(parts) if self.cosine else parts
 
     def _join(self, codes: Tensor, shape: torch.Size) -> Tensor:
         """Return (B, L, D) of (G, M, d)."""

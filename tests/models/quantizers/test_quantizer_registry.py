@@ -29,6 +29,10 @@ def test_nominal_bits_are_known_before_training():
     assert quantizers.bits_per_code(settings(type="vq", codebook_size=512)) == 9
     assert quantizers.bits_per_code(settings(type="grvq", codebook_size=128, groups=4, levels=2)) == 56
     assert quantizers.codebook_sizes(settings(type="grvq", codebook_size=128, groups=4, levels=2)) == (128,) * 8
+    assert quantizers.codebook_sizes(settings(type="rvq", codebook_size=128, groups=4, levels=2)) == (128,) * 2
+    assert quantizers.codebook_sizes(settings(type="simvq", codebook_size=300, levels=2)) == (300,)
+    assert quantizers.codebook_sizes(settings(type="fsq", codebook_size=1024, levels=2)) == (1000,)
+    assert quantizers.bits_per_code(settings(type="lfq", codebook_size=1023, groups=2)) == 9
 
 
 def test_sizes_rates_and_families_are_known_without_a_framework():
