@@ -55,7 +55,8 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     check_search(space, config)
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_held(RunFolder.existing(options.resume))) if options.resume else None
+        folder = stack.enter_context(_held(RunFolder.existing(options.resume)) if options.resume
+                                     else _new_folder(space, options))
         items = _items(options, config, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
@@ -68,7 +69,6 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         say(f"{len(plan.sketches)} recordings read in {time.monotonic() - began:.1f} s, {data.n_bytes / 2**20:.4g} MiB of "
             "them in the object store")
         del found  # the whole recordings leave the store, what was prepared stays
-        folder = folder or stack.enter_context(_new_folder(space, options))
         mirror = _mirror(folder, options, say)
         study = _open(plan, folder, say)
         write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
@@ -114,7 +114,7 @@ def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
     with _held(folder):
         try:
             yield folder
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             folder.discard()
             raise
 

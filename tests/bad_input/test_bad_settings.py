@@ -108,9 +108,9 @@ def test_of_several_faults_the_first_is_named(refused):
     several = ["--set", "optimizer.rl=1", "--sessions", "gone.npz", "hole.npz", "--out", "used"]
     refused(["--space", "qv", *several], "'qv'")
     refused(["--space", "vq", *several], "optimizer.rl")
-    refused(["--space", "vq", *several[2:]], "gone.npz")
-    refused(["--space", "vq", "--sessions", "hole.npz", "--out", "used"], "hole")
-    refused(["--space", "vq", "--sessions", "good.npz", "--out", "used"], "used")
+    refused(["--space", "vq", *several[2:]], "used")  # before anything is read: that may take long
+    refused(["--space", "vq", *several[2:5]], "gone.npz")
+    refused(["--space", "vq", "--sessions", "hole.npz"], "hole")
 
 
 @pytest.mark.parametrize("argv", [
