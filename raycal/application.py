@@ -71,19 +71,21 @@ def run(model: str, sessions: Sequence[Any], out: str, *, adapt: bool = False, e
     ready = [adaptation.prepared(config, s, say) if adapt else trained.entry(s) for s in recordings]
     folder.make([s.id for s in recordings], {"model": str(model), "fingerprint": trained.fingerprint})
     for session, known in zip(recordings, ready):
-        used, facts = _adapted(trained, config, known, folder, where) if adapt else (trained, {})
+        used, facts = _adapted(trained, config, known, folder, where, say) if adapt else (trained, {})
         arrays, metrics = apply(used, session)
         say(folder.write(session.id, arrays, {**metrics, **facts}))
     return folder
 
 
-def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: AppliedFolder,
-             device) -> tuple[Trained, dict[str, Any]]:
+def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: AppliedFolder, device,
+             say: Callable[[str], None]) -> tuple[Trained, dict[str, Any]]:
     """Fit and write the model of one new session; return it and what metrics.json says of it."""
     from raycal import adaptation
 
-    state = adaptation.fit(trained, config, dataset)
-    name = folder.write_model(dataset.recordings[0].id, state)
+    id = dataset.recordings[0].id
+    state = adaptation.fit(trained, config, dataset,
+                           lambda e: say(f"{id:<14} epoch {e.epoch:3d}  val NMSE {e.objective:.4f}"))
+    name = folder.write_model(id, state)
     validation = {k.removeprefix("val/"): v for k, v in state["metrics"].items() if k.startswith("val/")}
     facts = {"model": name, "epochs": state["epoch"], "best_epoch": state["best"]["epoch"], "validation": validation}
     return restored_model(state, device), facts

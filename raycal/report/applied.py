@@ -156,7 +156,7 @@ def _line(id: str, metrics: Mapping[str, Any]) -> str:
              *(f"{name} R2 {value:.4f}" for name, value in list(metrics["behavior_r2"].items())[:4])]
     if "validation" in metrics:
         shown[:0] = [f"val NMSE {metrics['validation']['nmse']:.4f} at epoch {metrics['best_epoch']}; whole session:"]
-    return f"{id:<14}{'  '.join(shown)}{'  (seen in training)' if metrics['seen_in_training'] else ''}"
+    return f"{id:<14} {'  '.join(shown)}{'  (seen in training)' if metrics['seen_in_training'] else ''}"
 
 
 def _plain(value: Any) -> Any:
