@@ -13,7 +13,7 @@ from typing import Any
 
 from raycal.errors import UserError, nearest
 
-VERBS = ("search", "train", "sessions")
+VERBS = ("search", "train", "apply", "sessions")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
-        return {None: _search, "search": _search, "train": _train, "sessions": _sessions}[verb](argv)
+        return {None: _search, "search": _search, "train": _train, "apply": _apply, "sessions": _sessions}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
@@ -56,6 +56,20 @@ def search_parser() -> argparse.ArgumentParser:
 def train_parser() -> argparse.ArgumentParser:
     p = _parser("raycal train", "Train one configuration, without Ray.")
     _common(p)
+    return p
+
+
+def apply_parser() -> argparse.ArgumentParser:
+    p = _parser("raycal apply", "Write what a trained model says of recordings, and how well it holds there.")
+    p.add_argument("model", metavar="RUN/best", help="folder of a trained model, or its .pt file")
+    p.add_argument("--sessions", nargs="+", required=True, metavar="PATH", help="files, globs, URLs, allen:ID")
+    p.add_argument("--out", required=True, metavar="DIR", help="a new folder for the results")
+    p.add_argument("--adapt", action="store_true", help="other neurons: fit a read-in and a read-out, hold the rest")
+    p.add_argument("--epochs", type=_whole, metavar="E", help="with --adapt: epochs at most (default 20)")
+    p.add_argument("--format", default="npz", metavar="F", help="npz or hdf5")
+    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
+                   help="sessions.traces=KEY; with --adapt also how the recordings are split")
     return p
 
 
@@ -196,6 +210,17 @@ def _train(argv: list[str]) -> int:
         raise
     print(f"model        {folder.path}/model.pt\n"
           f"next         python -c \"import raycal; print(raycal.load('{folder.path}'))\"")
+    return 0
+
+
+def _apply(argv: list[str]) -> int:
+    from raycal import application
+    from raycal.config import parse_set
+
+    args = apply_parser().parse_args(argv)
+    done = application.run(args.model, args.sessions, args.out, adapt=args.adapt, epochs=args.epochs,
+                           format=args.format, device=args.device, settings=dict(parse_set(s) for s in args.sets))
+    print(done.closing())
     return 0
 
 

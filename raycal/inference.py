@@ -16,7 +16,7 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,26 +30,33 @@ from raycal.sessions.smoothing import smoothed
 if TYPE_CHECKING:
     import torch
 
+    from raycal.application import Applied
     from raycal.sessions.session import Session
 
 BATCH = 256  # windows at a time
 
 
-def load(folder: str | os.PathLike, device: str = "cpu") -> Trained:
-    """Return the model of a folder that holds model.pt, or of a run by its best/model.pt.
+def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Trained:
+    """Return the model of a folder that holds model.pt, of a run by its best/model.pt, or of such a file itself.
 
     Raise UserError when there is none, or the file is damaged or of another format.
     """
-    from raycal import models
     from raycal.training import checkpoint
 
     folder = pathlib.Path(folder)
-    path = next((p for p in (folder / "model.pt", folder / "best" / "model.pt") if p.is_file()), None)
+    path = next((p for p in (folder, folder / "model.pt", folder / "best" / "model.pt") if p.is_file()), None)
     if path is None:
         raise UserError(f"{folder}: holds no model.pt; give the folder of a trained model, such as RUN/best")
     state = checkpoint.load(path)
     if not state["model"]:
         raise UserError(f"{path}: its training ended ({state['ended_by']}) before there was a model; train again")
+    return restored_model(state, device)
+
+
+def restored_model(state: dict[str, Any], device: str | torch.device = "cpu") -> Trained:
+    """Return the model of a state as `checkpoint.export` gives it."""
+    from raycal import models
+
     config, data = Config().replace(state["config"]), state["data"]
     model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]))
     model.load_state_dict(state["model"])
@@ -130,6 +137,19 @@ class Trained:
         out = self._filled(seen, len(self.behavior_names), lambda part: self.model([part])[0][0].behavior.mT)
         return out * seen.entry["behavior_spread"].numpy() + seen.entry["behavior_center"].numpy()
 
+    def apply(self, session: Session) -> Applied:
+        """Return everything the model says of a session, and how well it holds there (raycal.application)."""
+        from raycal.application import apply
+
+        return apply(self, session)
+
+    def adapt(self, session: Session, epochs: int | None = None, settings: Mapping[str, Any] | None = None) -> Trained:
+        """Return this model with a read-in and a read-out for other neurons (raycal.adaptation); this one stays."""
+        from raycal import adaptation
+
+        config = adaptation.configure(self, epochs, settings or {})
+        return restored_model(adaptation.fit(self, config, adaptation.prepared(config, session)))
+
     def _filled(self, seen: _Seen, n_columns: int, function: Callable) -> np.ndarray:
         """Return function's values (T, n_columns) at the frames that were recorded, NaN outside segments."""
         out = np.full((seen.session.n_frames, n_columns), np.nan, np.float32)
@@ -139,7 +159,7 @@ class Trained:
 
     def _seen(self, session: Session) -> _Seen:
         """Bring a session to the rate that the model was trained at."""
-        entry = self._entry(session)
+        entry = self.entry(session)
         resample_to = entry.get("resample", 0.0)  # exports of before there was such a thing lack it
         if not resample_to:
             return _Seen(entry, session, session, None)
@@ -168,7 +188,7 @@ class Trained:
         """Return the first code of a window that stands for some frame not covered before."""
         return window.seen // self.config.model.downsample
 
-    def _entry(self, session: Session) -> dict[str, Any]:
+    def entry(self, session: Session) -> dict[str, Any]:
         """Return what is known of the session: by its content, its id, its labels, or as the only one of its size."""
         known = [s for s in self.data["sessions"] if s["n_neurons"] == session.n_neurons]
         tests = (lambda s: s["fingerprint"] and s["fingerprint"] == session.fingerprint,
@@ -179,8 +199,10 @@ class Trained:
             if found := [s for s in known if test(s)]:
                 return found[0]
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
+        fit = "" if self.config.sessions.mode == "pad" else "; or fit a read-in for it with raycal apply --adapt"
         raise UserError(f"session {session.id!r} ({session.n_neurons} neurons): the model has no read-in for it; it "
-                        f"was trained on {described}\ngive one of these, or a recording with the neuron labels of one")
+                        f"was trained on {described}\ngive one of these, or a recording with the neuron labels of "
+                        f"one{fit}")
 
 
 class _Seen(NamedTuple):

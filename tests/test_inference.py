@@ -129,9 +129,9 @@ def test_segments_are_kept_apart(trained, sessions):
 
 def test_matched_by_content_id_or_labels(trained, sessions):
     first, second = sessions
-    assert trained._entry(dataclasses.replace(first, traces=first.traces + 1))["id"] == "s12"
+    assert trained.entry(dataclasses.replace(first, traces=first.traces + 1))["id"] == "s12"
     renamed = dataclasses.replace(second, id="elsewhere", traces=second.traces + 1)
-    assert trained._entry(renamed)["id"] == "s9"
+    assert trained.entry(renamed)["id"] == "s9"
 
 
 def test_an_unknown_recording_is_refused_with_what_is_known(trained):
@@ -200,7 +200,7 @@ def test_a_model_of_resampled_and_smoothed_traces_is_the_one_that_was_measured(r
 
 def test_what_it_says_lies_on_the_frames_that_were_recorded(resampled, sessions):
     for session in sessions:
-        again, kept = resampled.reconstruct(session), resampled._entry(session)["kept"]
+        again, kept = resampled.reconstruct(session), resampled.entry(session)["kept"]
         assert again.shape == session.traces.shape and again.dtype == np.float32 and len(kept) == 8
         assert np.isfinite(again[:, kept]).all() and np.isnan(np.delete(again, kept, axis=1)).all()
         smooth = smoothed(session.traces[:, kept], None, session.segments, 0.5 * 5.0)
@@ -228,7 +228,7 @@ def test_bringing_back_is_a_line_between_the_models_frames(resampled, sessions):
     at_its_rate = resampled.reconstruct(resample(session, 2.5))
     again = resampled.reconstruct(session)
     assert np.isnan(again[700:720]).all()  # between segments, and in one too short for a frame of the model
-    kept = resampled._entry(session)["kept"]
+    kept = resampled.entry(session)["kept"]
     np.testing.assert_allclose(again[1:699:2][:, kept] + again[2:700:2][:, kept],
                                at_its_rate[:349, kept] + at_its_rate[1:350, kept], rtol=1e-4, atol=1e-4)
     assert [len(x) for x in resampled.encode(session)] == [88, 0, 98]

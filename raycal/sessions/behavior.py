@@ -4,6 +4,7 @@ Shapes: T frames, K behaviours.
 """
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -47,6 +48,34 @@ def feature_frames(settings: config.Sessions, rate: float) -> int:
 
 def feature_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name}_{feature}" for name in names for feature in FEATURES)
+
+
+def source_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the behaviours that these `feature_names` are of."""
+    return tuple(name.removesuffix(f"_{FEATURES[0]}") for name in names[::len(FEATURES)])
+
+
+def having(session, names: Sequence[str]):
+    """Return the session with these behaviours and no others; NaN, in "sd" of training, where it has none of a name.
+
+    Those that are parameters of its stimuli are left to the stimuli.
+    """
+    shown = stimulus_names((s.name, s.columns) for s in session.stimuli)
+    own = {name: k for k, name in enumerate(session.behavior_names)}
+    names = tuple(name for name in names if name in own or name not in shown)
+    found = np.full((session.n_frames, len(names)), np.nan, np.float32)
+    for k, name in enumerate(names):
+        if name in own:
+            found[:, k] = session.behavior[:, own[name]]
+    units = tuple(session.behavior_units[own[name]] if name in own else "sd" for name in names)
+    return dataclasses.replace(session, behavior=found, behavior_names=names, behavior_units=units)
+
+
+def observed(session, names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the names that the session has, as a behaviour seen at some frame or a stimulus' parameter."""
+    own = {name for name, column in zip(session.behavior_names, session.behavior.T) if not np.isnan(column).all()}
+    shown = set(stimulus_names((s.name, s.columns) for s in session.stimuli)) - set(session.behavior_names)
+    return tuple(name for name in names if name in own or name in shown)
 
 
 def features(values: np.ndarray, runs: Iterable[Run], width: int) -> np.ndarray:

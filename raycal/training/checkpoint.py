@@ -95,7 +95,8 @@ def describe(dataset: Any, normalize: str) -> dict[str, Any]:
 
     A session: id, fingerprint, rate (Hz, that the model works at), recorded_rate and resample (Hz), smooth (s), neurons
     (labels of the kept), kept (their columns in the recording), n_neurons (of the recording), center and spread
-    (kept,) of the train part, behavior_center and behavior_spread (K,).
+    (kept,) of the train part, mean and sd (kept,) of it in whichever normalisation, behavior_center and
+    behavior_spread (K,).
     """
     return {"normalize": normalize, "mode": dataset.mode, "behavior_names": list(dataset.behavior_names),
             "behavior_units": list(dataset.behavior_units),
@@ -103,12 +104,13 @@ def describe(dataset: Any, normalize: str) -> dict[str, Any]:
 
 
 def _session(recording: Any, normalize: str) -> dict[str, Any]:
-    center, spread = recording.scalers[normalize]
+    (center, spread), (mean, sd) = recording.scalers[normalize], recording.scalers["zscore"]
     return {"id": recording.id, "fingerprint": recording.fingerprint, "rate": float(recording.rate),
             "recorded_rate": float(recording.recorded_rate), "resample": float(recording.resample),
             "smooth": float(recording.smooth), "neurons": [str(label) for label in recording.neurons],
             "kept": list(recording.kept), "n_neurons": recording.n_recorded, "center": _tensor(center),
-            "spread": _tensor(spread), "behavior_center": _tensor(recording.behavior_center),
+            "spread": _tensor(spread), "mean": _tensor(mean), "sd": _tensor(sd),
+            "behavior_center": _tensor(recording.behavior_center),
             "behavior_spread": _tensor(recording.behavior_spread)}
 
 

@@ -41,14 +41,17 @@ class Epoch(NamedTuple):
 
 
 def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank: int = 0, world: int = 1,
-          save: Callable[[dict[str, Any]], None] | None = None) -> Iterator[Epoch]:
+          save: Callable[[dict[str, Any]], None] | None = None,
+          held: dict[str, torch.Tensor] | None = None) -> Iterator[Epoch]:
     """Train a model and yield its epochs; a loss that is not finite ends it with ended_by "diverged".
 
     resume: a state that save() was given; an ended one yields its last epoch again.
     rank, world: this worker among several, with torch.distributed initialised by the caller.
     save: called on rank 0 before each yield with a state that later epochs do not change.
+    held: weights of another training, by name, that stay as they are; the rest is trained with the model in eval
+    mode, where codebooks follow nothing and nothing is dropped out.
     """
-    run = _Run(config, dataset, resume, rank, world)
+    run = _Run(config, dataset, resume, rank, world, held or {})
     model, ema, update, record = run.model, run.ema, run.update, run.record
     loss = distributed.parallel(model, world, len(dataset.n_neurons))
     if record.ended_by:
@@ -57,7 +60,7 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
     while not record.ended_by:
         started = time.perf_counter()
         run.seed(record.epoch)
-        model.train()
+        model.train(not held)
         means = _Means()
         for at, batches in run.steps(record.epoch):
             lr = learning_rate(config.optimizer, at, run.n_steps, record.losses)
@@ -79,11 +82,13 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
 class _Run:
     """The parts of one training, built from the configuration and set to where a saved state stood."""
 
-    def __init__(self, config: Config, dataset, resume: dict[str, Any] | None, rank: int, world: int):
+    def __init__(self, config: Config, dataset, resume: dict[str, Any] | None, rank: int, world: int,
+                 held: dict[str, torch.Tensor]):
         self._config, self._dataset, self._rank = config, dataset, rank
         device = device_of(config)
         torch.manual_seed(config.training.seed)
         self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names)).to(device)
+        _hold(self.model, held)
         self.sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, device, rank, world)
         self.update = Updater(self.model, config, device)
         self.ema = WeightEMA(self.model, config.optimizer.ema)
@@ -125,6 +130,13 @@ class _Run:
         self.ema.load_state_dict(state["ema"])
         self.update.load_state_dict(state)
         self.record.load_state(state)
+
+
+def _hold(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load these weights and keep the optimizer from them; it passes over parameters without a gradient."""
+    model.load_state_dict(weights, strict=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in weights)
 
 
 class _Record:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raycal import config
-from raycal.sessions.behavior import feature_frames, feature_names, features, series
+from raycal.sessions.behavior import feature_frames, feature_names, features, having, observed, series, source_names
 from raycal.sessions.session import Session
 from raycal.sessions.stimulus import Stimulus
 
@@ -29,6 +29,20 @@ def test_behaviours_are_smoothed_and_stimuli_are_not():
     got = series(s, ["speed", "gratings.contrast"], [(0, 50), (50, 100)], 2.0)
     assert got[:, 0].std() < 0.6 * s.behavior[:, 0].std()
     assert np.array_equal(got[:, 1], series(s, ["gratings.contrast"], [(0, 100)], 0.0)[:, 0], equal_nan=True)
+
+
+def test_a_session_is_given_the_behaviours_of_a_model():
+    s = session()
+    got = having(s, ["pupil", "gratings.contrast", "speed"])  # one it lacks, one of its stimuli, one it has
+    assert got.behavior_names == ("pupil", "speed") and got.behavior_units == ("sd", "")
+    assert np.isnan(got.behavior[:, 0]).all() and np.array_equal(got.behavior[:, 1], s.behavior[:, 0])
+    assert series(got, ["pupil", "gratings.contrast", "speed"], [(0, 100)], 0.0).shape == (100, 3)
+    assert observed(got, ["pupil", "gratings.contrast", "speed"]) == ("gratings.contrast", "speed")
+
+
+def test_features_lead_back_to_what_they_are_of():
+    names = ("mean_speed", "head_mean", "x")
+    assert source_names(feature_names(names)) == names and source_names(()) == ()
 
 
 def test_features_are_those_of_the_window_around_a_frame():

@@ -38,6 +38,8 @@ def test_holds_settings_fingerprint_versions_and_data(state, small, dataset):
     assert (first["recorded_rate"], first["resample"], first["smooth"]) == (recording.rate, 0.0, 0.0)
     assert first["center"].tolist() == recording.scalers["zscore"][0].tolist()
     assert first["spread"].tolist() == recording.scalers["zscore"][1].tolist()
+    assert first["mean"].tolist() == recording.scalers["zscore"][0].tolist() and first["sd"].tolist() == \
+        recording.scalers["zscore"][1].tolist()
     assert state["data"]["behavior_names"] == list(dataset.behavior_names)
 
 
