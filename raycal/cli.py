@@ -7,11 +7,12 @@ from __future__ import annotations
 import argparse
 import math
 import pathlib
-import shlex
 import sys
 from typing import Any
 
+from raycal import cli_sessions
 from raycal.errors import UserError, nearest
+from raycal.flags import parser, whole
 
 VERBS = ("search", "train", "apply", "sessions")
 
@@ -23,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
-        return {None: _search, "search": _search, "train": _train, "apply": _apply, "sessions": _sessions}[verb](argv)
+        return {None: _search, "search": _search, "train": _train, "apply": _apply,
+                "sessions": cli_sessions.main}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def search_parser() -> argparse.ArgumentParser:
     """Return the parser of a search; a test freezes its flags."""
-    p = _parser("run_search.py", "Search a space for the best model of calcium recordings.")
+    p = parser("run_search.py", "Search a space for the best model of calcium recordings.")
     _common(p)
     p.add_argument("--trials", metavar="N", help="trainings to spend (default 20)")
     p.add_argument("--objective", metavar="M", help="yardstick on validation blocks (nmse); two: a Pareto search")
@@ -42,59 +44,34 @@ def search_parser() -> argparse.ArgumentParser:
     p.add_argument("--pruner", metavar="P", help="asha, hyperband, median or none")
     p.add_argument("--workers-per-trial", metavar="N", help="Ray Train workers of one trial")
     p.add_argument("--gpus-per-trial", metavar="G", help="GPUs of one worker; a fraction shares a GPU")
-    p.add_argument("--max-concurrent", type=_whole, default=0, metavar="N", help="trials at a time (default: all)")
+    p.add_argument("--max-concurrent", type=whole, default=0, metavar="N", help="trials at a time (default: all)")
     p.add_argument("--max-minutes", type=_positive, default=0.0, metavar="M", help="stop after this long; resumable")
     p.add_argument("--address", metavar="A", help="Ray cluster to join (auto); default: a local one")
     p.add_argument("--storage", metavar="URI", help="where to copy the run, such as s3://bucket/runs")
     p.add_argument("--list-spaces", action="store_true", help="list the spaces and end")
     p.add_argument("--resume", metavar="DIR", help="go on with a run, after any end")
-    p.add_argument("--more", type=_whole, default=0, metavar="N", help="with --resume: N trials more")
+    p.add_argument("--more", type=whole, default=0, metavar="N", help="with --resume: N trials more")
     p.add_argument("-v", dest="verbose", action="store_true", help="show Ray's own output")
     return p
 
 
 def train_parser() -> argparse.ArgumentParser:
-    p = _parser("raycal train", "Train one configuration, without Ray.")
+    p = parser("raycal train", "Train one configuration, without Ray.")
     _common(p)
     return p
 
 
 def apply_parser() -> argparse.ArgumentParser:
-    p = _parser("raycal apply", "Write what a trained model says of recordings, and how well it holds there.")
+    p = parser("raycal apply", "Write what a trained model says of recordings, and how well it holds there.")
     p.add_argument("model", metavar="RUN/best", help="folder of a trained model, or its .pt file")
     p.add_argument("--sessions", nargs="+", required=True, metavar="PATH", help="files, globs, URLs, allen:ID")
     p.add_argument("--out", required=True, metavar="DIR", help="a new folder for the results")
     p.add_argument("--adapt", action="store_true", help="other neurons: fit a read-in and a read-out, hold the rest")
-    p.add_argument("--epochs", type=_whole, metavar="E", help="with --adapt: epochs at most (default 20)")
+    p.add_argument("--epochs", type=whole, metavar="E", help="with --adapt: epochs at most (default 20)")
     p.add_argument("--format", default="npz", metavar="F", help="npz or hdf5")
     p.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
                    help="sessions.traces=KEY; with --adapt also how the recordings are split")
-    return p
-
-
-def sessions_parser() -> argparse.ArgumentParser:
-    """Return the parser of `raycal sessions`, an action a subparser."""
-    p = _parser("raycal sessions", "Look at recordings, find Allen's, simulate some.")
-    actions = p.add_subparsers(dest="action", required=True, parser_class=type(p))
-    show = actions.add_parser("show", allow_abbrev=False, help="print each recording and draw it")
-    show.add_argument("--out", metavar="FILE.png", help="where the drawing goes (default: NAME.png beside you)")
-    check = actions.add_parser("check", allow_abbrev=False, help="read all, print one table; ends with 1 when one fails")
-    for action in (show, check):
-        action.add_argument("paths", nargs="+", metavar="PATH", help="files, globs, URLs, allen:ID, a list of them")
-        action.add_argument("--traces", default="", metavar="KEY", help="as --set sessions.traces=KEY")
-    allen = actions.add_parser("allen", allow_abbrev=False, help="list sessions of the Allen Brain Observatory")
-    allen.add_argument("--area", metavar="A", default="", help="such as VISp")
-    allen.add_argument("--cre", metavar="LINE", default="", help="such as Cux2")
-    allen.add_argument("--depth", metavar="A:B", default="", help="um, such as 100:300")
-    allen.add_argument("--stimulus", metavar="NAME", default="", help="such as natural_movie_one")
-    allen.add_argument("--min-cells", type=_whole, default=0, metavar="N", help="cells at least")
-    simulate = actions.add_parser("simulate", allow_abbrev=False, help="write recordings whose truth is known")
-    simulate.add_argument("--format", choices=("npz", "allen"), default="npz", help="allen: a cache that AllenSDK reads")
-    simulate.add_argument("--out", required=True, metavar="DIR", help="the folder they go to")
-    simulate.add_argument("--cells", default="150", metavar="N,N", help="neurons of each recording (150)")
-    simulate.add_argument("--frames", type=_whole, default=6000, metavar="T", help="frames of each (6000)")
-    simulate.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same files (0)")
     return p
 
 
@@ -111,16 +88,6 @@ def _common(p: argparse.ArgumentParser) -> None:
                    help="hold one setting (--print-config lists them)")
     p.add_argument("--print-config", action="store_true", help="print the settings as YAML and end")
     p.add_argument("-q", dest="quiet", action="store_true", help="print the closing block only")
-
-
-def _parser(prog: str, description: str) -> argparse.ArgumentParser:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:
-            head, _, flag = message.partition("unrecognized arguments: ")
-            meant = nearest(flag.split()[0], self._option_string_actions) if flag and not head else ""
-            raise UserError(f"{message}{meant}\n({self.prog} --help lists the flags)")
-
-    return Parser(prog=prog, description=description, allow_abbrev=False)
 
 
 def _search(argv: list[str]) -> int:
@@ -222,85 +189,6 @@ def _apply(argv: list[str]) -> int:
                            format=args.format, device=args.device, settings=dict(parse_set(s) for s in args.sets))
     print(done.closing())
     return 0
-
-
-def _sessions(argv: list[str]) -> int:
-    args = sessions_parser().parse_args(argv)
-    return {"show": _show, "check": _check, "allen": _allen, "simulate": _simulate}[args.action](args)
-
-
-def _show(args: argparse.Namespace) -> int:
-    from raycal.report.figures import draw_session
-    from raycal.sessions.readers import read
-
-    recordings = read(args.paths, args.traces)
-    if args.out and len(recordings) > 1:
-        raise UserError(f"--out {args.out}: one file for {len(recordings)} recordings; leave it out or show one")
-    for session in recordings:
-        picture = pathlib.Path(args.out or f"{session.id}.png")
-        draw_session(session, picture)
-        print(f"{session.summary()}\ndrawn        {picture}")
-    print(_search_of(args))
-    return 0
-
-
-def _check(args: argparse.Namespace) -> int:
-    from raycal.report.console import counter
-    from raycal.report.overview import examine, table
-
-    rows, problems = examine(args.paths, args.traces, counter("reading", False))
-    if rows:
-        print(table(rows))
-    for problem in problems:
-        print(f"raycal: {problem}", file=sys.stderr)
-    if any("unknown" in r.cells for r in rows):
-        print("Hz unknown: give the rate with --set sessions.rate=HZ when you search")
-    print(f"{len(rows)} read, {len(problems)} refused" if problems else f"all {len(rows)} read\n{_search_of(args)}")
-    return 1 if problems else 0
-
-
-def _search_of(args: argparse.Namespace) -> str:
-    key = f" --set {shlex.quote(f'sessions.traces={args.traces}')}" if args.traces else ""
-    return f"next         python run_search.py --space grvq --sessions {shlex.join(args.paths)}{key}"
-
-
-def _allen(args: argparse.Namespace) -> int:
-    from raycal.sessions import catalogue
-
-    found = catalogue.experiments(area=args.area, cre=args.cre, depth=args.depth, stimulus=args.stimulus,
-                                  min_cells=args.min_cells)
-    if not found:
-        print("no session of Allen's fits; ask for less, as in raycal sessions allen --area VISp")
-        return 1
-    chosen = ",".join(str(e.id) for e in found[:4])
-    print(f"{catalogue.table(found)}\nnext         python run_search.py --space grvq --sessions allen:{chosen}")
-    return 0
-
-
-def _simulate(args: argparse.Namespace) -> int:
-    from raycal.sessions import simulate, standin
-
-    sizes = [(n, args.frames) for n in _counts(args.cells)]
-    writer = {"npz": simulate.write, "allen": standin.write}[args.format]
-    for id, made in writer(args.out, sizes, args.seed).items():
-        reached = ", ".join(f"{name} {r2:.3f}" for name, r2 in made.items() if isinstance(r2, float))
-        print(f"{id:<14}{made['frames']} frames x {made['cells']} neurons   R2 that an ideal observer reaches: {reached}")
-    print(f"written      {args.out}   (ceilings.json holds these figures)")
-    pattern = f"{args.out}/{'ophys_experiment_data/*.nwb' if args.format == 'allen' else '*.npz'}"
-    print(f"next         python run_search.py --space grvq --sessions {shlex.quote(pattern)}")
-    return 0
-
-
-def _counts(text: str) -> list[int]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise UserError(f"--cells {text}: give whole numbers parted by commas, such as 150,240")
-    return [int(part) for part in text.split(",")]
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
 
 
 def _positive(text: str) -> float:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import raycal
-from raycal import cli, config
+from raycal import cli, cli_sessions, config
 from raycal.sessions import readers
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
@@ -88,7 +88,10 @@ def test_the_space_is_one(tmp_path):
 def test_a_command_is_one_that_the_program_takes(command):
     words = shlex.split(command.removeprefix("python "))
     if words[:2] == ["raycal", "sessions"]:
-        cli.sessions_parser().parse_args(words[2:])
+        cli_sessions.sessions_parser().parse_args(words[2:])
+        return
+    if words[:2] == ["raycal", "apply"]:
+        cli.apply_parser().parse_args(words[2:])
         return
     assert (ROOT / words[0]).is_file()
     args = cli.search_parser().parse_args(words[1:])
@@ -114,7 +117,7 @@ def test_every_other_command_is_known():
 
 
 def test_every_flag_and_setting_that_is_named_exists():
-    flags = {f for action in cli.search_parser()._actions for f in action.option_strings}
+    flags = {f for p in (cli.search_parser(), cli.apply_parser()) for action in p._actions for f in action.option_strings}
     named = {w.split()[0].split("=")[0] for w in WORDS if w.startswith("--")}
     assert {"--sessions", "--config", "--set", "--print-config"} <= named <= flags
     sections = {n.split(".")[0] for n in config.names()}

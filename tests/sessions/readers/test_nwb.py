@@ -16,7 +16,6 @@ from pynwb.spec import NWBAttributeSpec, NWBGroupSpec, NWBNamespaceBuilder
 from raycal.errors import UserError
 from raycal.sessions.readers import READERS, nwb, nwb_file, read_one
 from raycal.sessions.readers.apart import Apart
-from raycal.sessions.session import Session
 
 T, N, RATE = 90, 5, 30.0
 TIMES = 2.0 + np.arange(T) / RATE
