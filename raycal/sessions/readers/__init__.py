@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 
 from raycal.errors import UserError
+from raycal.sessions.readers.limits import ARRAY_DAMAGE
 from raycal.sessions.readers.places import Place, expand, is_url
 from raycal.sessions.session import Session
 
@@ -161,7 +162,7 @@ def _describe(path: pathlib.Path) -> str:
     if head.startswith(ZIP):
         try:
             names = zipfile.ZipFile(path).namelist()
-        except (zipfile.BadZipFile, OSError) as e:
+        except ARRAY_DAMAGE as e:
             return f"is a damaged or cut-off npz archive ({e}); copy it again"
         return f"is a zip archive without 'traces' (it has {', '.join(names[:6])})"
     return f"is of an unknown format (it begins with {head!r})"

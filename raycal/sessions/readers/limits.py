@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 import pathlib
 import tokenize
+import zipfile
+import zlib
 
 from raycal.errors import UserError
 
@@ -13,9 +15,10 @@ SLOWEST = 1e6  # bytes/s; a loaded machine with a network disk reads faster
 SHARE = 0.5  # of the machine's memory one array may take
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
 
-# What numpy raises on a damaged .npy: it parses the header as Python.
-NPY_DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, SyntaxError, tokenize.TokenError,
-              RecursionError, MemoryError)
+# What numpy and zipfile raise on damaged archives and arrays: numpy parses an array's header as Python, zipfile says
+# by NotImplementedError that the file is of a version or compression it does not know.
+ARRAY_DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, SyntaxError, tokenize.TokenError,
+                RecursionError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def check_declared(path: pathlib.Path, name: str, n_bytes: int, stored: int | None = None) -> None:

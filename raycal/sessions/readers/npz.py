@@ -14,13 +14,12 @@ import os
 import pathlib
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from raycal.errors import UserError
-from raycal.sessions.readers.limits import NPY_DAMAGE, check_declared
+from raycal.sessions.readers.limits import ARRAY_DAMAGE, check_declared
 from raycal.sessions.session import MASKS, Session
 from raycal.sessions.stimulus import Stimulus
 
@@ -36,7 +35,7 @@ def recognises(path: pathlib.Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "traces.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except ARRAY_DAMAGE:
         return False
 
 
@@ -118,7 +117,7 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
                 _check_member(path, archive.zip, key)
                 arrays[key] = archive[key]
             return arrays
-    except (*NPY_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
+    except ARRAY_DAMAGE as e:
         if "allow_pickle" in str(e):
             raise UserError(f"{path}: {key!r} is pickled, which could run any program when read; save it again as an "
                             "array of numbers or text") from None

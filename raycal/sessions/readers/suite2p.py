@@ -14,7 +14,7 @@ import numpy as np
 
 from raycal.errors import UserError
 from raycal.sessions.readers import pickled
-from raycal.sessions.readers.limits import NPY_DAMAGE, check_declared
+from raycal.sessions.readers.limits import ARRAY_DAMAGE, check_declared
 from raycal.sessions.session import Session
 
 FORMAT = "suite2p folder"
@@ -112,7 +112,7 @@ def _array(folder: pathlib.Path, name: str) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # a damaged shape may have more elements than can be counted
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except NPY_DAMAGE as e:
+    except ARRAY_DAMAGE as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise UserError(f"{path}: damaged or cut off ({reason}); copy it again") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
