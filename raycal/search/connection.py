@@ -23,7 +23,9 @@ TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENAB
 DRIVER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
                       "RAY_AIR_NEW_OUTPUT": "0", "TUNE_RESULT_BUFFER_LENGTH": "1", "RAY_DEDUP_LOGS": "0",
                       "TUNE_WARN_THRESHOLD_S": "30", "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-                      "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+                      "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1",
+                      # a task that failed is said once, by who waits for it; its other results would be said again
+                      "RAY_IGNORE_UNHANDLED_ERRORS": "1"}
 
 
 @dataclass(frozen=True)

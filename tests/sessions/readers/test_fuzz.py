@@ -41,11 +41,11 @@ def _matlab(version):
     return write
 
 
-# format -> function(folder, write_allen) that writes a valid file and returns its path
-SEEDS = {"npz": _of("npz"), "worm": _of("worm"), "allen_nwb": lambda folder, write: write(folder / "a.nwb"),
+# format -> function(folder, write_allen) that writes a valid file and returns its path; the one that takes longest first
+SEEDS = {"nwb": _of("nwb"), "npz": _of("npz"), "worm": _of("worm"), "allen_nwb": lambda folder, write: write(folder / "a.nwb"),
          "suite2p": _suite2p, "caiman": _of("caiman"), "ceneurovae": _of("ceneurovae"),
          "wormwideweb": _of("wormwideweb"), "temporal": _of("temporal", "_brainsets"), "matlab-v5": _matlab(5),
-         "matlab-v7.3": _matlab(73), "table": _of("table"), "nwb": _of("nwb")}
+         "matlab-v7.3": _matlab(73), "table": _of("table")}
 
 
 def test_every_reader_has_a_seed():
