@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,10 +137,13 @@ def kill_myself():
 
 
 DRIVER = """
-import sys, ray
+import sys, time, ray
 from raycal.config import Config
 from raycal.search import connection, recordings
 connection.connect(Config(), address=sys.argv[1])
+until = time.monotonic() + 90
+while sum(node["Alive"] for node in ray.nodes()) < 2 and time.monotonic() < until:
+    time.sleep(0.5)
 found = recordings.read([sys.argv[2]], Config().sessions, lambda items, total: items)
 print("read", [s.id for s in found.sketches], len(ray.nodes()))
 try:
@@ -147,6 +151,17 @@ try:
 except Exception as e:
     print(type(e).__name__, e)
 """
+
+
+def _wait_for(port):
+    """Wait until something listens at the port."""
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.5)
 
 
 def _kill_with_children(process):
@@ -181,9 +196,9 @@ def test_a_file_that_only_another_node_has_is_read_there(folder, tmp_path):
         for command in (head, other):
             started.append(subprocess.Popen(command, env=environment, start_new_session=True,
                                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            time.sleep(12)
+            _wait_for(port)
         done = subprocess.run([sys.executable, "-c", DRIVER, address, str(hidden / "1.npz")], env=environment,
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=200)
     finally:
         for process in started[::-1]:
             _kill_with_children(process)
