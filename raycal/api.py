@@ -99,15 +99,8 @@ def listed(sessions: Any) -> Sequence[Any]:
 
 
 def read(sessions: Any, traces: str = "") -> list:
-    """Return Session objects for paths and Session objects alike, read in this process."""
-    from raycal.sessions.readers import check_kinds, distinct, expand, read_place
-    from raycal.sessions.readers.apart import Apart
-    from raycal.sessions.session import Session
+    """Return Session objects for paths and Session objects alike, without Ray; none for None."""
+    from raycal.sessions import readers
 
-    items, found = listed(sessions), []
-    check_kinds(items)
-    with Apart() as apart:
-        for item in items:
-            found += [item] if isinstance(item, Session) else \
-                [s for place in expand(item) for s in read_place(place, traces, apart.read)]
-    return distinct(found)
+    items = listed(sessions)
+    return readers.read(items, traces) if items else []

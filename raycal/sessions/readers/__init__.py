@@ -36,17 +36,24 @@ READERS: tuple[str, ...] = (
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"  # first bytes of a file
 
 
-def read(paths: str | os.PathLike | Iterable[str | os.PathLike], traces: str = "") -> list[Session]:
+def read(paths: str | os.PathLike | Session | Iterable[str | os.PathLike | Session], traces: str = "") -> list[Session]:
     """Read recordings in the order given; a pattern's files come sorted, ids are made unique.
 
     paths is a path, a string of paths, patterns, URLs and allen:ID items parted by commas, a text file with one of
-    these a line, or a list of all that. traces: the key, series or plane to take where a file has several.
-    Raise UserError naming the path when one is missing, unreadable, of an unknown format, or given twice.
+    these a line, or a list of all that, in which a Session stands for itself. traces: the key, series or plane to take
+    where a file has several. Raise UserError naming the path when one is missing, unreadable, of an unknown format, or
+    given twice.
     """
     from raycal.sessions.readers.apart import Apart
 
+    items = [paths] if isinstance(paths, (str, os.PathLike, Session)) else list(paths)
+    check_kinds(items)
+    found: list[Session] = []
     with Apart() as apart:
-        return distinct([session for place in expand(paths) for session in read_place(place, traces, apart.read)])
+        for item in items or expand(items):
+            found += [item] if isinstance(item, Session) else \
+                [session for place in expand(item) for session in read_place(place, traces, apart.read)]
+    return distinct(found)
 
 
 def check_kinds(items: Iterable) -> None:
