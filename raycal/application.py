@@ -103,7 +103,7 @@ def apply(trained: Trained, session: Session) -> Applied:
                "neurons": len(entry["kept"]),
                **_reconstruction(session, arrays["reconstruction"], np.array(entry["kept"]),
                                  _train_scaler(trained, entry) if seen else None),
-               **_codes(arrays["codes"], trained.config, seconds),
+               **_codes(arrays["codes"], trained.config, seconds, trained.code_length(session)),
                "behavior_r2": _decoding(trained, session, arrays["behavior"], entry, bool(seen))}
     return Applied(arrays, metrics)
 
@@ -143,8 +143,11 @@ def _reconstruction(session: Session, prediction: np.ndarray, kept: np.ndarray,
             "neuron_r": each.tolist()}
 
 
-def _codes(codes: np.ndarray, config: Config, seconds: float) -> dict[str, float]:
+def _codes(codes: np.ndarray, config: Config, seconds: float, bits: float | None) -> dict[str, float]:
+    """Return the figures of codes (S, C); bits: their code length where there is no codebook to count in."""
     sizes = quantizers.codebook_sizes(config.quantizer)
+    if bits is not None:
+        return {"codes": len(codes), "bits_per_second": bits / seconds, "usage": float((codes != 0).any(0).mean())}
     found = codebook.summary([codebook.count(column, size) for column, size in zip(codes.T, sizes)])
     return {"codes": len(codes), "bits_per_second": found.pop("bits") * len(codes) / seconds, **found}
 

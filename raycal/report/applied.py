@@ -31,7 +31,8 @@ ABOUT = {
     "nmse_about": "train: the mean of the session's train blocks, where it was seen in training; session: the mean of "
                   "the whole session, where it was not",
     "neuron_r": "correlation of each recorded neuron; null where the model does not see it, or it does not vary",
-    "bits_per_second": "sum of the codebooks' entropies over the session, times the codes a second of it",
+    "bits_per_second": "sum of the codebooks' entropies over the session, times the codes a second of it; without "
+                       "codebooks the code length under the model of codes that was fitted on train",
     "validation": "with --adapt: the adapted model on the session's validation blocks, by which its epoch was chosen; "
                   "nmse about the mean of its train blocks",
 }
