@@ -34,6 +34,9 @@ ABOUT = {
     "bits_per_second": "sum of the codebooks' entropies over the session, times the codes a second of it",
     "validation": "with --adapt: the adapted model on the session's validation blocks, by which its epoch was chosen; "
                   "nmse about the mean of its train blocks",
+    "code_length": "with --adapt: bits/s that the codes of the validation blocks cost, under models of the codes that "
+                   "were counted on the train blocks: each alone (independent), given the same codebook one step before "
+                   "(conditional), given the codebook before at the same step (joint)",
 }
 
 
