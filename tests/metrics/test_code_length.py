@@ -84,7 +84,7 @@ def test_indices_outside_their_codebook_are_refused():
 
 
 def test_levels_of_one_step_are_paid_once():
-    """The second codebook copies the first (2 bits, 3 codes' worth of noise), the third is free."""
+    """The second codebook copies the first three times in four, the third is free."""
     def draw(seed, n=30_000):
         rng = np.random.default_rng(seed)
         first = rng.integers(4, size=n)
