@@ -94,10 +94,11 @@ def draw_latents(p: Portrait):
 
     columns = _columns(p)
     with rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(2.9 * len(columns) + 0.9, 6.2), dpi=110, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(2.9 * max(len(columns), 1.3) + 0.9, 6.4), dpi=110, layout="constrained", facecolor="white")
         axes = figure.subplots(2, len(columns), squeeze=False)
         for (name, values), (above, below) in zip(columns, axes.T):
-            above.scatter(*p.plane.others.T, s=26, facecolors="none", edgecolors=FAINT, linewidths=0.6, zorder=1)
+            ring = float(np.clip(8000 / max(len(p.plane.others), 1), 8, 26))
+            above.scatter(*p.plane.others.T, s=ring, facecolors="none", edgecolors=FAINT, linewidths=0.5, zorder=1)
             points = [_scatter(axis, xy, values) for axis, xy in ((above, p.plane.pca), (below, p.plane.tsne))]
             above.set_title(name, fontsize=9, color=INK, loc="left")
             if name == "session":
@@ -108,8 +109,8 @@ def draw_latents(p: Portrait):
         for axis, (x, y) in zip(axes[:, 0], _axis_names(p)):
             axis.set_xlabel(x, fontsize=8, color=INK)
             axis.set_ylabel(y, fontsize=8, color=INK)
-        figure.suptitle(_title("Latents of the validation blocks before quantization; rings: what they are quantized "
-                               "to", p), fontsize=10, color=INK, x=0.01, ha="left")
+        figure.suptitle(_title("Latents of the validation blocks", p) + "\nrings: the vectors they are quantized to",
+                        fontsize=10, color=INK, x=0.01, ha="left")
     return figure
 
 
