@@ -115,7 +115,8 @@ class _Model(NamedTuple):
         best = int(np.argmin([_bits(p) for p in alone]))
         after = [[counts.p_after(mine, led, p, strength) for (counts, mine, led), p in zip(cuts, alone[best])]
                  for strength in PAIRS]
-        return cls(_Counts.of(now, before, size, leading), ALONE[best], PAIRS[int(np.argmin([_bits(p) for p in after]))])
+        counts, strength = _Counts.of(now, before, size, leading), PAIRS[int(np.argmin([_bits(p) for p in after]))]
+        return cls(counts, ALONE[best], strength)
 
     def bits(self, now: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Return (2, S): bits of each index alone, and given the one before."""

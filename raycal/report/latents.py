@@ -94,7 +94,8 @@ def draw_latents(p: Portrait):
 
     columns = _columns(p)
     with rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(2.9 * max(len(columns), 1.3) + 0.9, 6.4), dpi=110, layout="constrained", facecolor="white")
+        width = 2.9 * max(len(columns), 1.3) + 0.9  # of one column the title is wider
+        figure = Figure(figsize=(width, 6.4), dpi=110, layout="constrained", facecolor="white")
         axes = figure.subplots(2, len(columns), squeeze=False)
         for (name, values), (above, below) in zip(columns, axes.T):
             ring = float(np.clip(8000 / max(len(p.plane.others), 1), 8, 26))
@@ -116,7 +117,8 @@ def draw_latents(p: Portrait):
 
 def _columns(p: Portrait) -> list[tuple[str, np.ndarray]]:
     """Return (name, values (n,)) of every column of points; behaviours that were never observed are left out."""
-    shown = [(name, p.behavior[:, k]) for k, name in enumerate(p.behavior_names) if not np.isnan(p.behavior[:, k]).all()]
+    observed = ~np.isnan(p.behavior).all(axis=0)
+    shown = [(name, p.behavior[:, k]) for k, name in enumerate(p.behavior_names) if observed[k]]
     columns = shown[:MAX_BEHAVIORS] or [("time (s)", p.seconds)]
     return columns + [("session", p.session)] * (len(p.sessions) > 1)
 
@@ -170,8 +172,9 @@ def draw_usage(p: Portrait):
             _draw_bars(bars, p.bars[c])
             time.set_ylabel(f"codebook {c}", fontsize=8, color=INK)
             time.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes[-1, 0].set_xlabel("time of the validation blocks, joined (s); lines: where one ends", fontsize=8, color=INK)
-        axes[-1, 1].set_xlabel("share of steps (%)", fontsize=8, color=INK)
+        for axis, label in zip(axes[-1], ("time of the validation blocks, joined (s); lines: where one ends",
+                                          "share of steps (%)")):
+            axis.set_xlabel(label, fontsize=8, color=INK)
         more = f", the first {shown} of {len(p.bars)} codebooks" if shown < len(p.bars) else ""
         figure.suptitle(_title(f"Codes that occur, in time, laid out along the latents' leading axis{more}", p),
                         fontsize=10, color=INK, x=0.01, ha="left")

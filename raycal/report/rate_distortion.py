@@ -56,7 +56,8 @@ def front(found: Sequence[Point]) -> list[Point]:
 
 
 def draw_rate_distortion(found: Sequence[Point], baselines: Mapping[str, Mapping[str, Any]],
-                         marked: Mapping[str, int] | None = None, lengths: Mapping[str, Mapping[str, Any]] | None = None):
+                         marked: Mapping[str, int] | None = None,
+                         lengths: Mapping[str, Mapping[str, Any]] | None = None):
     """Return a matplotlib Figure.
 
     baselines: as `raycal.metrics.baselines.baselines` gives them. marked: {"winner": trial, "default": trial}; lengths:
