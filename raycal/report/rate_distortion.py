@@ -124,8 +124,8 @@ def _mark(axis, found: Sequence[Point], marked: Mapping[str, int], lengths: Mapp
             continue
         p, text = by_number[number], "winner = default" if same else role
         axis.scatter(p.rate, _y(p), s=150, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=5)
-        axis.annotate(text, (p.rate, _y(p)), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8,
-                      color=INK, zorder=6, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})
+        axis.annotate(text, (p.rate, _y(p)), xytext=(0, -9), textcoords="offset points", ha="center", va="top",
+                      fontsize=8, color=INK, zorder=6)  # below: the front, which falls, comes from above
         length = lengths.get(role, {}).get("independent_bits_per_second", 0.0)
         if length > 0:
             axis.plot([p.rate, length], [_y(p)] * 2, color=INK, linewidth=1.0, zorder=3)

@@ -71,15 +71,16 @@ def _marked(study: Any) -> dict[str, int]:
 
 
 def _rates(plan: Plan, study: Any) -> list[float]:
-    """Return the rates (bits/s) that classical codes are asked for: the limit's, the winner's, and CURVE more."""
+    """Return the rates (bits/s) that classical codes are asked for: the limit's, the winner's, and up to CURVE more."""
     from raycal.report.rate_distortion import points
 
     taken = {p.number: p.rate for p in points(study, plan.rate) if p.rate > 0}
     if not taken:
         return [plan.rate_limit] if plan.rate_limit else []
     low, high = min(taken.values()), max(*taken.values(), plan.rate_limit)
-    winner = taken.get(_marked(study)["winner"])
-    return [rate for rate in (plan.rate_limit, winner, *np.geomspace(low, high, CURVE).tolist()) if rate]
+    named = [rate for rate in (plan.rate_limit, taken.get(_marked(study)["winner"])) if rate]
+    between = [rate for rate in np.geomspace(low, high, CURVE).tolist() if all(abs(rate / n - 1) > 0.02 for n in named)]
+    return named + between
 
 
 def _models(folder: RunFolder, roles: dict[str, int]) -> dict[int, bytes]:

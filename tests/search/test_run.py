@@ -98,7 +98,7 @@ def test_the_run_leaves_its_pictures_and_what_the_codes_cost(finished):
         assert 0 < cost["joint_bits_per_second"] == cost["independent_bits_per_second"], "there is one codebook"
     asked = {f["asked"] for name, f in stored["baselines"].items() if name.startswith("transform code")}
     rates = [t.user_attrs["metrics"]["val/bits_per_second"] for t in study_of(folder).trials]
-    assert len(asked) >= 5 and min(asked) <= min(r for r in rates if r > 0) * 1.001 and max(asked) >= max(rates)
+    assert len(asked) >= 4 and min(asked) <= min(r for r in rates if r > 0) * 1.001 and max(asked) >= max(rates)
     assert set(stored["quantizers"]) == {t.params["quantizer.type"] for t in study_of(folder).trials}
 
 
