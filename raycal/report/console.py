@@ -132,9 +132,9 @@ def closing(summary: dict[str, Any]) -> str:
     lines += _of_each(summary.get("quantizers", {}))
     lines += [f"run          {folder}"]
     if best is not None:
-        lines += [f"best model   {folder}/best   (raycal.load)",
-                  f"pictures     {folder}/figures   (rate and distortion, latents, codes in time)"]
-    lines += [f"TensorBoard  tensorboard --logdir {folder}",
+        lines += [f"best model   {folder}/best   (raycal.load)"]
+    pictures = f"   # pictures also in {folder}/figures" if best is not None else ""
+    lines += [f"TensorBoard  tensorboard --logdir {folder}{pictures}",
               f"next         python run_search.py --resume {folder}" + ("" if interrupted else " --more 20")]
     if best is not None and not interrupted:
         lines += ["             these are validation figures of one seed each, chosen as the best of many"]
