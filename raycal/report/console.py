@@ -183,10 +183,11 @@ def _of_each(found: dict[str, dict[str, Any]]) -> list[str]:
 def _classical(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> list[str]:
     """Return a row for each classical code at the rate that the winner takes, and who wins, in words."""
     rows, taken = [], metrics.get("val/bits_per_second")
-    for name in ("transform code", "residual k-means"):
+    for name, label in (("transform code",) * 2, ("residual k-means",) * 2,
+                        ("grouped residual k-means", "grouped k-means")):
         for figures in (f for key, f in baselines.items() if key.startswith(f"{name} at ") and f["asked"] == taken):
             ends = "beats it" if metrics["val/nmse"] < figures["nmse"] else "loses to it"
-            rows.append(_row(f"  {name}", _number(figures["nmse"]), "")
+            rows.append(_row(f"  {label}", _number(figures["nmse"]), "")
                         + f"                   NMSE at the winner's {taken:.4g} bits/s: the winner {ends}")
     return rows
 
