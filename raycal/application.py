@@ -81,14 +81,17 @@ def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: Applied
              say: Callable[[str], None]) -> tuple[Trained, dict[str, Any]]:
     """Fit and write the model of one new session; return it and what metrics.json says of it."""
     from raycal import adaptation
+    from raycal.report.latents import judged
 
     id = dataset.recordings[0].id
     state = adaptation.fit(trained, config, dataset,
                            lambda e: say(f"{id:<14} epoch {e.epoch:3d}  val NMSE {e.objective:.4f}"))
     name = folder.write_model(id, state)
     validation = {k.removeprefix("val/"): v for k, v in state["metrics"].items() if k.startswith("val/")}
-    facts = {"model": name, "epochs": state["epoch"], "best_epoch": state["best"]["epoch"], "validation": validation}
-    return restored_model(state, device), facts
+    adapted = restored_model(state, device)
+    facts = {"model": name, "epochs": state["epoch"], "best_epoch": state["best"]["epoch"], "validation": validation,
+             "code_length": judged(adapted, dataset, drawn=False)[0]}
+    return adapted, facts
 
 
 def apply(trained: Trained, session: Session) -> Applied:

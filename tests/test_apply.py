@@ -206,6 +206,7 @@ def test_an_adapted_model_reads_a_second_animal(adapted, animals, capsys):
     dataset = prepare([animals[1]], model.config.sessions, 16)
     found = {k.removeprefix("val/"): v for k, v in measure(model.model, dataset, model.config).metrics.items()}
     assert facts["validation"] == pytest.approx(found) and found["nmse"] < 0.75
+    assert facts["code_length"]["entropy_bits_per_second"] == pytest.approx(found["bits_per_second"])
     assert found["behavior_r2/stimulus"] > 0.4  # decoded by the first animal's head
     assert facts["model"] == "second.pt" and facts["seen_in_training"] is True and facts["best_epoch"] <= 10
     assert np.array_equal(np.load(adapted / "second.npz")["codes"], model.codes(animals[1]))

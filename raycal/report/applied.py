@@ -35,6 +35,9 @@ ABOUT = {
                        "codebooks the code length under the model of codes that was fitted on train",
     "validation": "with --adapt: the adapted model on the session's validation blocks, by which its epoch was chosen; "
                   "nmse about the mean of its train blocks",
+    "code_length": "with --adapt: bits/s that the codes of the validation blocks cost, under models of the codes that "
+                   "were counted on the train blocks: each alone (independent), given the same codebook one step before "
+                   "(conditional), given the codebook before at the same step (joint)",
 }
 
 

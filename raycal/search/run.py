@@ -15,7 +15,7 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, recordings
+from raycal.search import connection, ending, recordings
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
 from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
@@ -133,6 +133,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
+    from raycal.metrics.baselines import ridge_on_traces
     from raycal.search.study import Record
 
     cluster.grow(cluster.slots.count)
@@ -144,30 +145,19 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
     with _interruptible() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
-        ridge = recordings.ridge(data)
+        ridge = recordings.beside(ridge_on_traces, data)
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress])
         with progress:
             _tune(referee, cluster, lambda: interrupted() or bool(deadline and time.monotonic() > deadline))
         record.abandon()
         keeper.add({"ridge": ray.get(ridge)})
-    keeper.add({"baselines": _classical(plan, data, study, say)})
+    measured = ending.measure(plan, data, study, folder, say)
+    keeper.add(measured.facts)
     summary = keeper.write()
+    ending.draw(measured, plan, study, folder, say)
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
     return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
-
-
-def _classical(plan: Plan, data: recordings.Prepared, study, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return what classical codes reach at the rate limit and at the rate that the winner takes, as measured."""
-    from raycal.search.study import best_trial
-
-    best = best_trial(study)
-    taken = best.user_attrs.get("metrics", {}).get("val/bits_per_second") if best else None
-    rates = [rate for rate in (plan.rate_limit, taken) if rate]
-    if not rates:
-        return {}
-    say("classical codes of the same blocks ...")
-    return recordings.classical(data, rates)
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class _Sums:
         found["codebook_size"] = float(np.mean(self._sizes))
         for c, n in enumerate(counts):
             found[f"usage/{c}"], found[f"perplexity/{c}"] = codebook.usage(n), codebook.perplexity(n)
+            found[f"entropy/{c}"] = codebook.entropy_bits(n)
         return found
 
     def _decoding(self) -> dict[str, float]:
