@@ -30,8 +30,8 @@ def embed(vectors_nd: np.ndarray, others_md: np.ndarray, seed: int = 0) -> Plane
     with np.errstate(invalid="ignore", divide="ignore"):  # all vectors alike: no variance to share out
         axes = fitted.fit_transform(centred)
         explained = np.nan_to_num(fitted.explained_variance_ratio_)
-    return Plane(_two(axes), _two(explained[None])[0], _two(fitted.transform(others_md - vectors_nd.mean(0))),
-                 _tsne(axes, seed))
+    others = fitted.transform(others_md - vectors_nd.mean(0)) if len(others_md) else np.empty((0, 2))
+    return Plane(_two(axes), _two(explained[None])[0], _two(others), _tsne(axes, seed))
 
 
 def _tsne(axes: np.ndarray, seed: int) -> np.ndarray:

@@ -164,6 +164,8 @@ def _coded(lengths: dict[str, dict[str, Any]]) -> str:
     winner, default = lengths["winner"], lengths.get("default", {})
     row = _row("bits/s, coded", _number(winner["independent_bits_per_second"]),
                _number(default.get("independent_bits_per_second")))
+    if not winner["codebooks"]:
+        return row
     level = f", the level before {_number(winner['joint_bits_per_second'])}" if len(winner["codebooks"]) > 1 else ""
     return f"{row:<48}   the winner's given the step before {_number(winner['conditional_bits_per_second'])}{level}"
 

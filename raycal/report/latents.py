@@ -44,21 +44,27 @@ def judged(trained: Trained, dataset, drawn: bool = True) -> tuple[dict[str, Any
     from raycal.models import quantizers
     from raycal.training.codes import code_rates, steps
 
-    train, held_out = (steps(trained.model, dataset, trained.config, part) for part in ("train", "validation"))
-    lengths = code_rates(train, held_out, dataset, trained.config)
-    return lengths, portrait(held_out, quantizers.codebook_sizes(trained.config.quantizer), dataset) if drawn else None
+    sizes, held_out = quantizers.codebook_sizes(trained.config.quantizer), None
+    if sizes or drawn:
+        held_out = steps(trained.model, dataset, trained.config, "validation")
+    if sizes:
+        lengths = code_rates(steps(trained.model, dataset, trained.config, "train"), held_out, dataset, trained.config)
+    else:  # what was measured is a code length already
+        lengths = {"independent_bits_per_second": trained.metrics["val/bits_per_second"], "codebooks": []}
+    return lengths, portrait(held_out, sizes, dataset) if drawn else None
 
 
 def portrait(steps: Steps, sizes: Sequence[int], dataset) -> Portrait:
     """Return what is to be drawn of a part's steps, at most MAX_POINTS of them, the same at every call."""
     n = len(steps.indices)
     drawn = np.sort(np.random.default_rng(0).permutation(n)[:MAX_POINTS])
-    plane = embed(steps.latents[drawn], np.unique(steps.quantized[drawn], axis=0))
-    places, bars = zip(*(_places(column, size, steps.latents) for column, size in zip(steps.indices.T, sizes)))
+    plane = embed(steps.latents[drawn], np.unique(steps.quantized[drawn[:len(drawn) * bool(sizes)]], axis=0))
+    laid = [_places(column, size, steps.latents) for column, size in zip(steps.indices.T, sizes)]
+    ranks = np.stack([place for place, _ in laid], axis=1)[drawn] if laid else np.empty((len(drawn), 0), np.int64)
     names = tuple(f"{name} ({unit})" if unit else name
                   for name, unit in zip(dataset.behavior_names, dataset.behavior_units))
     return Portrait(plane, steps.behavior[drawn], names, steps.seconds[drawn], steps.session[drawn],
-                    tuple(r.id for r in dataset.recordings), n, np.stack(places, axis=1)[drawn], bars,
+                    tuple(r.id for r in dataset.recordings), n, ranks, tuple(shares for _, shares in laid),
                     steps.seconds[_firsts(steps.piece)], steps.seconds[_firsts(steps.session)])
 
 
@@ -83,8 +89,8 @@ def _places(indices: np.ndarray, size: int, latents: np.ndarray) -> tuple[np.nda
 
 
 def draw(p: Portrait) -> dict[str, Any]:
-    """Return the matplotlib Figures of a part by name."""
-    return {"latents": draw_latents(p), "codes": draw_usage(p)}
+    """Return the matplotlib Figures of a part by name; without codebooks there are no codes to show in time."""
+    return {"latents": draw_latents(p), **({"codes": draw_usage(p)} if p.bars else {})}
 
 
 def draw_latents(p: Portrait):
@@ -110,7 +116,8 @@ def draw_latents(p: Portrait):
         for axis, (x, y) in zip(axes[:, 0], _axis_names(p)):
             axis.set_xlabel(x, fontsize=8, color=INK)
             axis.set_ylabel(y, fontsize=8, color=INK)
-        figure.suptitle(_title("Latents of the validation blocks", p) + "\nrings: the vectors they are quantized to",
+        rings = "\nrings: the vectors they are quantized to" if len(p.plane.others) else ""
+        figure.suptitle(_title("Latents of the validation blocks", p) + rings,
                         fontsize=10, color=INK, x=0.01, ha="left")
     return figure
 

@@ -17,8 +17,9 @@ from raycal.report.figures import FAINT, INK, tidy
 
 # colours of Okabe and Ito (jfly.uni-koeln.de/color), told apart with any colour vision, and by their marker without any
 STYLES = {"vq": ("#e69f00", "o"), "ema": ("#0072b2", "s"), "rvq": ("#56b4e9", "^"), "grvq": ("#009e73", "D"),
-          "fsq": ("#d55e00", "v"), "lfq": ("#cc79a7", "P"), "simvq": ("#f0e442", "X")}
-OTHERS = (("#7f3c8d", "*"), ("#8c6d31", "h"), ("#5b5b5b", "<"))  # types that are not named above, in turn
+          "fsq": ("#d55e00", "v"), "lfq": ("#cc79a7", "P"), "simvq": ("#f0e442", "X"),
+          "transform": ("#7f3c8d", "*")}
+OTHERS = (("#8c6d31", "h"), ("#5b5b5b", "<"))  # types that are not named above, in turn
 CLASSICAL = {"transform code": ("#000000", "-", ""), "k-means": ("#8a8a8a", ":", "o"),
              "residual k-means": ("#8a8a8a", "--", "^"), "grouped residual k-means": ("#8a8a8a", "-.", "D")}
 TOP = 1.25  # of the NMSE axis: 1 is the train mean, what lies beyond is drawn at the edge

@@ -14,6 +14,7 @@ from raycal.config import Config
 from raycal.metrics import codebook
 from raycal.metrics.code_length import code_length, joint_code_length
 from raycal.models import quantizers
+from raycal.models.vqvae import session_of
 from raycal.sessions.split import cover
 from raycal.sessions.windows import Part, WindowSampler
 
@@ -23,7 +24,7 @@ BATCH = 256  # windows at a time
 class Steps(NamedTuple):
     """The code steps of a part, the sessions one after the other."""
 
-    indices: np.ndarray  # (S, C) int64
+    indices: np.ndarray  # (S, C) int64; of a transform code (S, D), and a step then stands for a frequency
     latents: np.ndarray  # (S, D) float32, before quantization
     quantized: np.ndarray  # (S, D) float32
     behavior: np.ndarray  # (S, K) float32 at the step's middle frame, in the unit of the file, NaN = not observed
@@ -79,9 +80,9 @@ def _coded(model: torch.nn.Module, windows: Part, kept: np.ndarray) -> Iterator[
     model.eval()
     with torch.inference_mode():
         latents = model.encode(windows.traces, windows.session, windows.valid)
-        quantized, indices, _ = model.quantizer(latents)
+        found = model.quantizer(latents, session_of(windows))
     model.train(training)
-    return (x.cpu().numpy()[kept] for x in (indices, latents.float(), quantized.float()))
+    return (x.cpu().numpy()[kept] for x in (found.indices, latents.float(), found.quantized.float()))
 
 
 def code_rates(train: Steps, held_out: Steps, dataset, config: Config, part: str = "validation") -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_every_type_has_a_marker_and_a_colour_of_its_own():
     assert len({style(k, kinds)[0] for k in kinds}) == len({style(k, kinds)[1] for k in kinds}) == len(kinds)
     assert style("entropy_coded", kinds) == OTHERS[0]
     figure = draw_rate_distortion([point(i, 0.5, 1.0 + i, kind) for i, kind in enumerate(kinds)], {})
-    assert [c.get_label() for c in figure.axes[0].collections[:9]] == kinds
+    assert [c.get_label() for c in figure.axes[0].collections[:10]] == kinds
 
 
 def test_winner_and_default_carry_their_code_length():
