@@ -7,8 +7,8 @@ from raycal.config import Config
 from search_spaces.transform import coder
 from search_spaces.vq import LINEAR, architecture, training
 
-BASE = Config().replace({**LINEAR, "quantizer.type": "transform", "quantizer.bits": 3.0, "quantizer.code_dim": 64,
-                         "model.downsample": 1, "windows.length": 32})
+BASE = Config().replace({**LINEAR, "quantizer.type": "transform", "quantizer.bits": 3.0, "quantizer.code_dim": 128,
+                         "model.downsample": 1, "windows.length": 64, "optimizer.lr": 3e-5})
 TYPES = ["transform", "vq", "ema", "rvq", "grvq", "fsq", "lfq", "simvq"]
 DIMS = [8, 16, 32, 64, 128]
 AVERAGED, DIRECTED, RESIDUAL = ("ema", "rvq", "grvq"), ("vq", "ema", "simvq"), ("rvq", "grvq")
@@ -49,7 +49,8 @@ def vectors(trial, kind):
 def _first(kind, size, downsample, **shape):
     """Return the default with another quantizer; what its type does not read is not suggested."""
     return {**BASE.flat(), "quantizer.type": kind, "quantizer.codebook_size": size, "model.downsample": downsample,
-            "quantizer.code_dim": 32, **{f"quantizer.{name}": value for name, value in shape.items()}}
+            "quantizer.code_dim": 32, "windows.length": 32, **LINEAR,
+            **{f"quantizer.{name}": value for name, value in shape.items()}}
 
 
 FIRST = [_first("ema", 64, 2), _first("vq", 64, 2), _first("rvq", 64, 4, levels=2),

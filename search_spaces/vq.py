@@ -24,14 +24,14 @@ def architecture(trial):
     trial.suggest_categorical("model.downsample", [1, 2, 4, 8])
     trial.suggest_categorical("model.activation", ["relu", "gelu", "elu"])
     trial.suggest_float("model.dropout", 0.0, 0.3)
-    trial.suggest_categorical("windows.length", [16, 32, 64])
+    trial.suggest_int("windows.length", 16, 96, step=8)
     return trial.params
 
 
 def training(trial):
     """Suggest how it is trained; the weights below scale the loss, never the objective."""
     trial.suggest_float("loss.behavior", 0.01, 1.0, log=True)
-    trial.suggest_float("optimizer.lr", 3e-5, 1e-2, log=True)
+    trial.suggest_float("optimizer.lr", 1e-5, 1e-2, log=True)
     trial.suggest_categorical("optimizer.schedule", ["cosine", "constant", "step"])
     trial.suggest_categorical("windows.batch", [16, 32, 64])
     return trial.params

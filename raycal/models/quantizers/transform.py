@@ -80,10 +80,10 @@ class TransformCode(Quantizer):
     @torch.no_grad()
     def begin(self, z: Tensor, session: Tensor, held_out: Callable[[], tuple[Tensor, Tensor, float]]) -> None:
         """Fit sizes to train latents and correct them by held-out ones; fit the context and both steps to these."""
-        self.sizes.copy_(_smooth(self._means(cosines(z), session, self.sizes)))
+        self.sizes.copy_(self._means(cosines(z), session, self.sizes))
         z, session, windows = held_out()
         coefficients = cosines(z)
-        self.correction.copy_(_smooth(self._means(coefficients, session, self.sizes)) / self.sizes)
+        self.correction.copy_(self._means(coefficients, session, self.sizes) / self.sizes)
         for _ in range(2 if self.context else 1):  # the context is fitted at a step, and changes it
             self.step.copy_(self._step_at([(coefficients, session, None)], self.bits * z.shape[1] * len(z)))
             if self.context:
@@ -146,7 +146,7 @@ class TransformCode(Quantizer):
         self.sizes.mul_(self.decay).add_(means, alpha=1 - self.decay)
 
     def _means(self, coefficients: Tensor, session: Tensor, otherwise: Tensor) -> Tensor:
-        """Return the mean size (sessions, L, D) over the windows of each session, of all ranks."""
+        """Return the mean size (sessions, L, D) over the windows of each session, of all ranks, smoothed."""
         sums = coefficients.new_zeros(len(self.sizes), *coefficients.shape[1:])
         sums.index_add_(0, session, coefficients.abs())
         count = sums.new_zeros(len(sums)).index_add_(0, session, torch.ones_like(session, dtype=sums.dtype))
@@ -154,8 +154,8 @@ class TransformCode(Quantizer):
             dist.all_reduce(sums)
             dist.all_reduce(count)
         count = count[:, None, None]
-        means = _resized(sums / count.clamp_min(1), self.sizes.shape[1])
-        return torch.where(count > 0, means.clamp_min(_LEAST * means.max()), otherwise)
+        means = _smooth(_resized(sums / count.clamp_min(1), self.sizes.shape[1]))
+        return torch.where(count > 0, means, otherwise)
 
     @torch.no_grad()
     def _steer(self, bits: Tensor) -> None:
