@@ -24,6 +24,7 @@ from raycal.search.worker import worker_loop
 
 DEATHS = 3  # of a worker at one epoch of one job, after which the job is at fault
 HEAD_START = 20.0  # s the first slot has at most before the others start
+BEAT = 5.0  # s after which a job that waits for its storage is heard of again
 REBUILDS = 3  # of a slot without one event in between, after which the cluster is at fault
 
 
@@ -38,6 +39,7 @@ class Job:
     allowed: int = 0  # last epoch Tune asked for
     deaths: int = 0
     ended: bool = False
+    paused: bool = False  # its worker waits for the storage
     last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
     events: collections.deque = field(default_factory=collections.deque)
 
@@ -153,8 +155,10 @@ class SlotPool:
         job.allowed = job.reported + 1
         await self._notify()
         # A worker that hangs is ended by its own watchdog; this limit is for one that cannot even do that.
-        deadline = self._settings["limit"] + 120.0
+        deadline = BEAT if job.paused else self._settings["limit"] + 120.0
         if not await self._until(lambda: job.events or self._closed, deadline) or not job.events:
+            if job.paused:
+                return job.last
             self._kill_workers(job)
             self._end(job, "hang", f"no epoch within {deadline:g} s and no word from the worker")
         job.last = job.events.popleft()
@@ -173,6 +177,8 @@ class SlotPool:
         """Note where a worker lives; one that comes again while its job runs has died in between."""
         slot = self._slots[index]
         returned = rank in slot.workers
+        if slot.job:
+            slot.job.paused = False
         slot.workers[rank] = identity
         if returned and rank == 0 and slot.job and not slot.job.ended:
             slot.job.deaths += 1
@@ -212,10 +218,11 @@ class SlotPool:
         job = self._job(seq)
         if job is None or job.ended:
             return
+        job.paused = event["kind"] == "paused"
         if event["kind"] == "epoch":
             job.reported, job.deaths = event["epoch"], 0
             job.ended = event["done"]
-        else:
+        elif not job.paused:
             job.ended = True
         for slot in self._slots:
             if slot.job is job:
