@@ -15,7 +15,7 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, recordings
+from raycal.search import connection, recordings, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
@@ -149,10 +149,13 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
         ridge = recordings.ridge(data)
+        say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)])
         with progress:
             _tune(referee, cluster, over)
         record.abandon()
+        if referee.error:
+            raise referee.error
         keeper.add({"ridge": ray.get(ridge)})
     keeper.add({"baselines": _classical(plan, data, study, say)})
     summary = keeper.write()
@@ -251,8 +254,6 @@ def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool
                                   failure_config=tune.FailureConfig(max_failures=2),
                                   checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
     ).fit()
-    if referee.error:
-        raise referee.error
 
 
 @contextlib.contextmanager
