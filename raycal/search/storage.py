@@ -5,6 +5,7 @@ appends to an object store. Files that the run drops are dropped there too.
 """
 from __future__ import annotations
 
+import os
 import pathlib
 import threading
 import time
@@ -27,6 +28,28 @@ def filesystem(uri: str):
     except Exception as e:
         raise UserError(f"--storage {uri}: not a storage raycal can write ({str(e).splitlines()[0]}); "
                         "give s3://bucket/folder or file:///folder") from None
+
+
+def try_out(uri: str) -> float | None:
+    """Write, read and delete a small file at a URI; return how many s this clock is ahead of the one there.
+
+    Raise UserError saying what does not work.
+    """
+    fs, root = filesystem(uri)
+    path, data, now = f"{root.rstrip('/')}/.raycal-{os.getpid()}", os.urandom(1024), time.time()
+    try:
+        fs.create_dir(root, recursive=True)
+        with fs.open_output_stream(path) as out:
+            out.write(data)
+        with fs.open_input_stream(path) as source:
+            same = source.read() == data
+        written = fs.get_file_info(path).mtime
+        fs.delete_file(path)
+    except OSError as e:
+        raise UserError(f"{uri}: cannot be used ({_why(e)})") from None
+    if not same:
+        raise UserError(f"{uri}: does not give back what was written")
+    return now - written.timestamp() if written else None
 
 
 class Mirror:
@@ -115,7 +138,7 @@ class Mirror:
 
 def _why(error: BaseException) -> str:
     """Return the part of a storage's error that a reader understands: AWS puts it last."""
-    return str(error).splitlines()[0].split("operation: ")[-1]
+    return str(error).splitlines()[0].split("operation: ")[-1].split("; Details")[0]
 
 
 def fetch(uri: str, into: pathlib.Path) -> pathlib.Path:

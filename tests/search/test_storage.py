@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 
 import pytest
 
@@ -158,8 +159,9 @@ def s3(monkeypatch):
     for key, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
                        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}.items():
         monkeypatch.setenv(key, value)
-    boto3.client("s3").create_bucket(Bucket="lab")
-    yield faults, "s3://lab/runs"
+    bucket = f"lab-{uuid.uuid4()}"  # moto keeps its buckets as long as the process lives
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    yield faults, f"s3://{bucket}/runs"
     server.shutdown()
     thread.join()
     server.server_close()
@@ -204,3 +206,20 @@ def test_a_slow_storage_does_not_hold_up_the_search(s3, folder):
     gate.set()
     mirror.upload(force=True)
     assert len(mirror._sent) == 3
+
+
+def test_trying_a_storage_out_leaves_nothing_there_and_says_what_fails(s3, tmp_path):
+    faults, uri = s3
+    assert abs(storage.try_out(uri)) < 60
+    assert not fetchable(uri)
+    faults.status = "403 Forbidden"
+    with pytest.raises(UserError, match=f"{uri}: cannot be used"):
+        storage.try_out(uri)
+    assert abs(storage.try_out(f"file://{tmp_path}/bucket")) < 60 and not contents(tmp_path / "bucket")
+
+
+def fetchable(uri):
+    import pyarrow.fs
+
+    fs, root = storage.filesystem(uri)
+    return [i for i in fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True)) if i.is_file]
