@@ -72,5 +72,11 @@ def _held(paths: list[pathlib.Path]) -> set[pathlib.Path]:
         with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
             maps = (process / "maps").read_text()
             held |= {p for p in paths if str(p) in maps}
-            held |= {pathlib.Path(os.readlink(f)) for f in (process / "fd").iterdir()}.intersection(paths)
+            held |= {p for p in paths for f in (process / "fd").iterdir() if _same(f, p)}
     return held
+
+
+def _same(descriptor: pathlib.Path, path: pathlib.Path) -> bool:
+    with contextlib.suppress(OSError):  # closed meanwhile
+        return os.readlink(descriptor) == str(path)
+    return False
