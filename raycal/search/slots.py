@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.train import UserCallback
 
 from raycal.search.worker import worker_loop
 
@@ -41,6 +42,7 @@ class Job:
     ended: bool = False
     paused: bool = False  # its worker waits for the storage
     last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
+    stacks: list[str] = field(default_factory=list)  # of workers over the limit
     events: collections.deque = field(default_factory=collections.deque)
 
 
@@ -54,6 +56,7 @@ class Slot:
     error: BaseException | None = None
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> where it lives
     rebuilds: int = 0
+    seen: tuple[str, str] = ("died", "without a word")  # how Train saw a worker of it end
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -183,8 +186,14 @@ class SlotPool:
         if returned and rank == 0 and slot.job and not slot.job.ended:
             slot.job.deaths += 1
             if slot.job.deaths >= DEATHS:
-                self._end(slot.job, "died", f"its worker died {slot.job.deaths} times at epoch {slot.job.reported + 1}")
+                kind, seen = slot.seen
+                self._end(slot.job, kind, f"its worker died {slot.job.deaths} times at epoch {slot.job.reported + 1}: "
+                                          f"{seen}", slot.job.payload["config"].get("windows.batch"))
         await self._notify()
+
+    async def witness(self, index: int, kind: str, message: str) -> None:
+        """Note how Train saw a worker of a slot end."""
+        self._slots[index].seen = kind, message
 
     async def next_job(self, index: int, last: int) -> dict[str, Any] | None:
         """Wait for the slot's next job; None when the pool closes."""
@@ -213,12 +222,19 @@ class SlotPool:
         job = self._job(seq)
         return not self._closed and job is not None and not job.ended
 
+    async def stood(self, seq: int, stack: str) -> None:
+        """Note where a worker stands whose epoch is over its limit, for the end that is posted next."""
+        if job := self._job(seq):
+            job.stacks.append(stack)
+
     async def post(self, seq: int, event: dict[str, Any]) -> None:
         """Take an epoch or an end from a worker."""
         job = self._job(seq)
         if job is None or job.ended:
             return
         job.paused = event["kind"] == "paused"
+        if event["kind"] == "hang":
+            event = {**event, "message": "; ".join([event["message"], *job.stacks])}
         if event["kind"] == "epoch":
             job.reported, job.deaths = event["epoch"], 0
             job.ended = event["done"]
@@ -257,9 +273,9 @@ class SlotPool:
     def _job(self, seq: int) -> Job | None:
         return next((s.job for s in self._slots if s.job and s.job.seq == seq), None)
 
-    def _end(self, job: Job, kind: str, message: str) -> None:
+    def _end(self, job: Job, kind: str, message: str, batch: int | None = None) -> None:
         job.ended = True
-        job.events.append({"kind": kind, "message": message})
+        job.events.append({"kind": kind, "message": message, **({"batch": batch} if kind == "oom" else {})})
 
     def _kill_workers(self, job: Job) -> None:
         for slot in self._slots:
@@ -280,8 +296,22 @@ def _fit(pool, index: int, rebuild: int, settings: dict[str, Any]) -> None:
                                            resources_per_worker=settings["resources"]),
         torch_config=TorchConfig(backend="nccl" if settings["use_gpu"] else "gloo"),
         run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
-                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0)),
+                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0),
+                                   callbacks=[_Witness(pool, index)]),
     ).fit()
+
+
+class _Witness(UserCallback):
+    """Tells the pool what Train saw of a worker that died: it cannot say itself that Ray ended it for its memory."""
+
+    def __init__(self, pool, index: int):
+        self._pool, self._index = pool, index
+
+    def after_exception(self, run_context, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = getattr(error, "health_check_failure", error)
+            memory = isinstance(cause, ray.exceptions.OutOfMemoryError)
+            ray.get(self._pool.witness.remote(self._index, "oom" if memory else "died", str(cause)))
 
 
 def error_text(error: BaseException) -> str:
