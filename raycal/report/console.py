@@ -74,8 +74,8 @@ class Progress:
         reason = trial.user_attrs.get("reason", "")
         shown = f"{self._objective} {value:.4f} at epoch {trial.user_attrs['best_epoch']}" if value is not None else \
             (f"{reason or kind} at epoch {trial.user_attrs.get('epochs', 0)}")
-        if reason == "oom":
-            shown += f", peak {trial.user_attrs.get('memory', 0) / 2**30:.2f} GiB, batch {trial.user_attrs.get('batch')}"
+        if "memory" in trial.user_attrs and reason == "oom":
+            shown += f", peak {trial.user_attrs['memory'] / 2**30:.2f} GiB, batch {trial.user_attrs['batch']}"
         mark = "  (default)" if number == 0 else "  best so far" if better else ""
         self.say(f"trial {number:3d}  {shown}  {trial.user_attrs['seconds']:.1f} s{mark}")
         if trial.state == TrialState.FAIL:
