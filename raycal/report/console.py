@@ -24,6 +24,7 @@ class Progress:
         self._ends: Counter[str] = Counter()
         self._best: tuple[float, int] | None = None
         self._default: float | None = None
+        self._failures: dict[str, int] = {}  # message -> the first trial that had it
         self._live = None
         self.note = "starting workers"
 
@@ -73,10 +74,14 @@ class Progress:
         reason = trial.user_attrs.get("reason", "")
         shown = f"{self._objective} {value:.4f} at epoch {trial.user_attrs['best_epoch']}" if value is not None else \
             (f"{reason or kind} at epoch {trial.user_attrs.get('epochs', 0)}")
+        if "memory" in trial.user_attrs and reason == "oom":
+            shown += f", peak {trial.user_attrs['memory'] / 2**30:.2f} GiB, batch {trial.user_attrs['batch']}"
         mark = "  (default)" if number == 0 else "  best so far" if better else ""
         self.say(f"trial {number:3d}  {shown}  {trial.user_attrs['seconds']:.1f} s{mark}")
         if trial.state == TrialState.FAIL:
-            self.say(trial.user_attrs.get("message", "").rstrip())
+            message = trial.user_attrs.get("message", "").rstrip()
+            first = self._failures.setdefault(message, number)
+            self.say(message if first == number else f"as trial {first}: {message[message.rfind(chr(10)) + 1:]}")
 
     def _rank(self, number: int, value: float | None) -> bool:
         if number == 0 and value is not None:

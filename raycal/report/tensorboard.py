@@ -25,10 +25,11 @@ class TensorBoard:
         self._described = False
 
     def on_start(self, number: int, config: Any) -> None:
-        from tensorboardX import SummaryWriter
         from tensorboardX.summary import hparams
 
-        writer = SummaryWriter(str(self._folder(number)), flush_secs=5, write_to_disk=True)
+        from raycal.report.eventfile import writer as writer_in
+
+        writer = writer_in(self._folder(number))
         self._writers[number] = writer
         params = self._params(number)
         samples = {**{name: _sample(d) for name, d in self._distributions.items()}, **params}

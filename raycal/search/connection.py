@@ -14,6 +14,7 @@ from typing import Any
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.search.leftovers import SCRATCH
 
 # Train's defaults cost seconds a slot: a 2 s controller poll, a preemption watcher, metrics, a patched print.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -51,7 +52,7 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
         os.environ.setdefault(key, value)
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
-        _check_listening(address)
+        check_listening(address)
         try:
             ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
         except (ConnectionError, ValueError) as e:
@@ -65,7 +66,7 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
     return True
 
 
-def _check_listening(address: str) -> None:
+def check_listening(address: str) -> None:
     """Refuse a HOST:PORT where nothing listens: Ray itself looks for more than a minute and then ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():  # auto, or a form that Ray itself refuses
@@ -144,7 +145,7 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     import ray
 
     own = connect(config, address, verbose, temp_dir)
-    scratch = tempfile.mkdtemp(prefix="raycal-")
+    scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
         try:

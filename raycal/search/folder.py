@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import json
@@ -13,6 +14,7 @@ import shutil
 import socket
 
 from raycal.errors import UserError
+from raycal.search.patience import Patience
 
 VERSION = 1  # of the folder's layout; an older or newer one is refused by name
 
@@ -35,6 +37,7 @@ class RunFolder:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        self.patiently = Patience(path)  # a search that runs puts one here that waits
         self._lock = None
         self._found = False  # an empty folder that the user had made
 
@@ -84,12 +87,21 @@ class RunFolder:
     def journal(self) -> pathlib.Path:
         return self.path / "study.journal"
 
+    def probe(self) -> None:
+        """Write a file into it and remove it; raise OSError when that cannot be done."""
+        probe = self.path / "trials" / f".probe{os.getpid()}"
+        try:
+            probe.write_bytes(b"\0" * 65536)
+        finally:
+            probe.unlink(missing_ok=True)
+
     def trial(self, number: int) -> pathlib.Path:
         return self.path / "trials" / f"{number:04d}"
 
     def lock(self) -> None:
         """Take the run's lock; raise UserError naming the live driver that holds it."""
-        handle = open(self.path / "lock", "a+")
+        self.patiently(lambda: (self.path / "trials").mkdir(exist_ok=True))
+        handle = self.patiently(lambda: open(self.path / "lock", "a+"))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -108,7 +120,8 @@ class RunFolder:
 
     def unlock(self) -> None:
         if self._lock is not None:
-            (self.path / "lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a lock whose holder closes it locks no one out
+                (self.path / "lock").unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,25 +16,39 @@ from raycal.report.leaderboard import leaderboard, summary
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.study import best_trial, plain
 
+PAUSES = 3  # beats of a worker that waits for its storage before it is said
+
 
 class Keeper:
     """Listens to a search; after every trial the run folder is complete, as if the search ended there."""
 
     def __init__(self, folder: RunFolder, study: optuna.Study, facts: Mapping[str, Any], keep: int,
-                 after: Callable[[], None] = lambda: None):
+                 after: Callable[[], None] = lambda: None, say: Callable[[str], None] = print):
         self._folder, self._study, self._facts, self._keep, self._after = folder, study, dict(facts), keep, after
+        self._say, self._pauses = say, Counter()
         self._began, self._before = time.monotonic(), float(facts.get("seconds", 0.0))
 
     def on_start(self, number: int, config: Config) -> None:
+        self._folder.patiently(lambda: self._begin(number, config))
+
+    def _begin(self, number: int, config: Config) -> None:
         folder = self._folder.trial(number)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run folder whose disk is gone is not begun anew elsewhere
         write_atomically(folder / "config.yaml", config.to_yaml())
 
     def on_epoch(self, number: int, event: dict[str, Any]) -> None: ...
 
+    def on_pause(self, number: int, event: dict[str, Any]) -> None:
+        """Wait for the folder with a worker that cannot write there; say so where this process still can."""
+        self._folder.patiently(self._folder.probe)
+        self._pauses[number] += 1
+        if self._pauses[number] == PAUSES:
+            self._say(f"trial {number} waits: {event['message']} on its node; here it can")
+
     def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
-        self._describe(trial)
-        self._discard()
+        self._pauses.pop(number, None)
+        self._folder.patiently(self._discard)
+        self._folder.patiently(lambda: self._describe(trial))
         self.write()
         self._after()
 
@@ -42,6 +57,9 @@ class Keeper:
 
     def write(self) -> dict[str, Any]:
         """Write best/, leaderboard.csv, summary.json and, on a Pareto study, pareto/; return the summary."""
+        return self._folder.patiently(self._write)
+
+    def _write(self) -> dict[str, Any]:
         self._write_best()
         self._facts["seconds"] = round(self._before + time.monotonic() - self._began, 3)
         whole = summary(self._study, self._facts)

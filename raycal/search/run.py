@@ -15,9 +15,11 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, ending, recordings
+from raycal.search import connection, ending, recordings, room
+from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
+from raycal.search.patience import Patience
 from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
                                 simulated_sessions)
 from raycal.search.scheduler import Asker, Halter, Referee, Stopper
@@ -71,7 +73,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         del found  # the whole recordings leave the store, what was prepared stays
         mirror = _mirror(folder, options, say)
         study = _open(plan, folder, say)
-        write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options))
+        folder.patiently(lambda: write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options)))
         return _search(plan, data, study, folder, cluster, options, mirror, say)
 
 
@@ -141,15 +143,20 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     wanted = _wanted(study, plan.config, options)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
-    keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
+    keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror, say=progress.say)
     with _interruptible() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
+        over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
+        folder.patiently = Patience(folder.path, progress.say, over)
         ridge = recordings.beside(ridge_on_traces, data)
-        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress])
+        say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
+        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)])
         with progress:
-            _tune(referee, cluster, lambda: interrupted() or bool(deadline and time.monotonic() > deadline))
+            _tune(referee, cluster, over)
         record.abandon()
+        if referee.error:
+            raise referee.error
         keeper.add({"ridge": ray.get(ridge)})
     measured = ending.measure(plan, data, study, folder, say)
     keeper.add(measured.facts)
@@ -237,8 +244,6 @@ def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool
                                   failure_config=tune.FailureConfig(max_failures=2),
                                   checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
     ).fit()
-    if referee.error:
-        raise referee.error
 
 
 @contextlib.contextmanager

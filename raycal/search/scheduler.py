@@ -21,7 +21,7 @@ class Referee:
     """Turns what slots post into what the study records; listeners hear of every start, epoch and end.
 
     payload(number, config) is what a worker needs for a trial. A listener has on_start(number, config),
-    on_epoch(number, event) and on_end(number, event, trial).
+    on_epoch(number, event) and on_end(number, event, trial), and may have on_pause(number, event).
     """
 
     def __init__(self, record: Record, payload: Callable[[int, Config], dict[str, Any]], objectives: list[str],
@@ -48,11 +48,17 @@ class Referee:
         self._tell("on_epoch", number, event)
         return stop
 
+    def pause(self, number: int, event: dict[str, Any]) -> None:
+        """Hear that a worker waits for its storage, again at every beat of it."""
+        for listener in self._listeners:
+            if hasattr(listener, "on_pause"):
+                listener.on_pause(number, event)
+
     def end(self, number: int, event: dict[str, Any] | None) -> None:
         """Record the end of a trial by its last event; None stands for a trainable that was lost."""
         if number not in self.record.history:
             return
-        if self.record.closed and (event is None or (event["kind"] == "epoch" and not event["done"])):
+        if self.record.closed and (event is None or not event.get("done", event["kind"] not in ("epoch", "paused"))):
             return  # the search ends before the trial does: it waits for a resume
         event = event or {"kind": "lost", "message": "the trial's actor died"}
         if event["kind"] == "epoch" and event["done"]:
@@ -65,13 +71,22 @@ class Referee:
         if "ended_by" in facts:
             facts["checkpoint"] = f"trials/{number:04d}/model.pt"  # kept while it is among the best
         if event["kind"] != "epoch":
-            facts.update(message=event["message"], memory=event.get("memory", 0))
+            facts.update({k: event[k] for k in ("message", "memory", "batch") if event.get(k) is not None})
         values = None
         if best:
             values = [best["best_value"], *(float(metrics.get(o, "nan")) for o in self._objectives[1:])]
         self.record.finish(number, STATES.get(reason, TrialState.FAIL), values, facts)
         trial = self.record.study.get_trials(deepcopy=False)[number]
         self._tell("on_end", number, event, trial)
+
+    def guarded(self, call: Callable[[], Any]) -> Any:
+        """Return call(); what it raises ends the search and is kept, for Tune would take it for the trial's."""
+        try:
+            return call()
+        except Exception as e:
+            self.error = self.error or e
+            self.record.closed = True
+            return None
 
     def _tell(self, method: str, *args) -> None:
         for listener in self._listeners:
@@ -97,7 +112,7 @@ class Asker(_Unsaved, Searcher):
         self._referee, self._numbers = referee, {}
 
     def suggest(self, trial_id: str):
-        config = self._referee.start()
+        config = self._referee.guarded(self._referee.start)
         if config is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = config["number"]
@@ -107,11 +122,7 @@ class Asker(_Unsaved, Searcher):
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
-        try:
-            self._referee.end(number, None if error or not result else result["event"].event)
-        except Exception as e:
-            self._referee.error = e
-            self._referee.record.closed = True
+        self._referee.guarded(lambda: self._referee.end(number, None if error or not result else result["event"].event))
 
 
 class Stopper(_Unsaved, FIFOScheduler):
@@ -122,8 +133,11 @@ class Stopper(_Unsaved, FIFOScheduler):
         self._referee = referee
 
     def on_trial_result(self, tune_controller, trial, result: dict[str, Any]) -> str:
-        event = result["event"].event
-        stop = event["kind"] == "epoch" and not event["done"] and self._referee.epoch(result["number"], event)
+        event, number = result["event"].event, result["number"]
+        if event["kind"] == "paused":
+            self._referee.guarded(lambda: self._referee.pause(number, event))
+        stop = event["kind"] == "epoch" and not event["done"] and \
+            self._referee.guarded(lambda: self._referee.epoch(number, event))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 

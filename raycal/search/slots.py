@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.train import UserCallback
 
 from raycal.search.worker import worker_loop
 
 DEATHS = 3  # of a worker at one epoch of one job, after which the job is at fault
 HEAD_START = 20.0  # s the first slot has at most before the others start
+BEAT = 5.0  # s after which a job that waits for its storage is heard of again
 REBUILDS = 3  # of a slot without one event in between, after which the cluster is at fault
 
 
@@ -38,7 +40,9 @@ class Job:
     allowed: int = 0  # last epoch Tune asked for
     deaths: int = 0
     ended: bool = False
+    paused: bool = False  # its worker waits for the storage
     last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
+    stacks: list[str] = field(default_factory=list)  # of workers over the limit
     events: collections.deque = field(default_factory=collections.deque)
 
 
@@ -52,6 +56,7 @@ class Slot:
     error: BaseException | None = None
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> where it lives
     rebuilds: int = 0
+    seen: tuple[str, str] = ("died", "without a word")  # how Train saw a worker of it end
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -153,8 +158,10 @@ class SlotPool:
         job.allowed = job.reported + 1
         await self._notify()
         # A worker that hangs is ended by its own watchdog; this limit is for one that cannot even do that.
-        deadline = self._settings["limit"] + 120.0
+        deadline = BEAT if job.paused else self._settings["limit"] + 120.0
         if not await self._until(lambda: job.events or self._closed, deadline) or not job.events:
+            if job.paused:
+                return job.last
             self._kill_workers(job)
             self._end(job, "hang", f"no epoch within {deadline:g} s and no word from the worker")
         job.last = job.events.popleft()
@@ -173,12 +180,20 @@ class SlotPool:
         """Note where a worker lives; one that comes again while its job runs has died in between."""
         slot = self._slots[index]
         returned = rank in slot.workers
+        if slot.job:
+            slot.job.paused = False
         slot.workers[rank] = identity
         if returned and rank == 0 and slot.job and not slot.job.ended:
             slot.job.deaths += 1
             if slot.job.deaths >= DEATHS:
-                self._end(slot.job, "died", f"its worker died {slot.job.deaths} times at epoch {slot.job.reported + 1}")
+                kind, seen = slot.seen
+                self._end(slot.job, kind, f"its worker died {slot.job.deaths} times at epoch {slot.job.reported + 1}: "
+                                          f"{seen}", slot.job.payload["config"].get("windows.batch"))
         await self._notify()
+
+    async def witness(self, index: int, kind: str, message: str) -> None:
+        """Note how Train saw a worker of a slot end."""
+        self._slots[index].seen = kind, message
 
     async def next_job(self, index: int, last: int) -> dict[str, Any] | None:
         """Wait for the slot's next job; None when the pool closes."""
@@ -207,15 +222,23 @@ class SlotPool:
         job = self._job(seq)
         return not self._closed and job is not None and not job.ended
 
+    async def stood(self, seq: int, stack: str) -> None:
+        """Note where a worker stands whose epoch is over its limit, for the end that is posted next."""
+        if job := self._job(seq):
+            job.stacks.append(stack)
+
     async def post(self, seq: int, event: dict[str, Any]) -> None:
         """Take an epoch or an end from a worker."""
         job = self._job(seq)
         if job is None or job.ended:
             return
+        job.paused = event["kind"] == "paused"
+        if event["kind"] == "hang":
+            event = {**event, "message": "; ".join([event["message"], *job.stacks])}
         if event["kind"] == "epoch":
             job.reported, job.deaths = event["epoch"], 0
             job.ended = event["done"]
-        else:
+        elif not job.paused:
             job.ended = True
         for slot in self._slots:
             if slot.job is job:
@@ -250,9 +273,9 @@ class SlotPool:
     def _job(self, seq: int) -> Job | None:
         return next((s.job for s in self._slots if s.job and s.job.seq == seq), None)
 
-    def _end(self, job: Job, kind: str, message: str) -> None:
+    def _end(self, job: Job, kind: str, message: str, batch: int | None = None) -> None:
         job.ended = True
-        job.events.append({"kind": kind, "message": message})
+        job.events.append({"kind": kind, "message": message, **({"batch": batch} if kind == "oom" else {})})
 
     def _kill_workers(self, job: Job) -> None:
         for slot in self._slots:
@@ -273,8 +296,22 @@ def _fit(pool, index: int, rebuild: int, settings: dict[str, Any]) -> None:
                                            resources_per_worker=settings["resources"]),
         torch_config=TorchConfig(backend="nccl" if settings["use_gpu"] else "gloo"),
         run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
-                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0)),
+                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0),
+                                   callbacks=[_Witness(pool, index)]),
     ).fit()
+
+
+class _Witness(UserCallback):
+    """Tells the pool what Train saw of a worker that died: it cannot say itself that Ray ended it for its memory."""
+
+    def __init__(self, pool, index: int):
+        self._pool, self._index = pool, index
+
+    def after_exception(self, run_context, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = getattr(error, "health_check_failure", error)
+            memory = isinstance(cause, ray.exceptions.OutOfMemoryError)
+            ray.get(self._pool.witness.remote(self._index, "oom" if memory else "died", str(cause)))
 
 
 def error_text(error: BaseException) -> str:

@@ -26,10 +26,10 @@ REJECTIONS = 20  # proposals over the rate limit in a row before a random one th
 
 def open_study(folder: RunFolder, config: Config, directions: Sequence[str], space: Space) -> optuna.Study:
     """Create or reopen the study of a run whose lock is held; running trials of a dead driver wait again."""
-    from optuna.storages.journal import JournalFileOpenLock
+    from raycal.search.journal import Journal
 
     folder.repair_journal()
-    storage = _storage(folder.journal, lock_obj=JournalFileOpenLock(str(folder.journal)))
+    storage = _storage(folder.journal, lambda: Journal(folder.journal, lambda write: folder.patiently(write)))
     study = optuna.create_study(study_name="raycal", storage=storage, directions=list(directions), load_if_exists=True)
     if [d.name.lower() for d in study.directions] != list(directions):
         raise UserError(f"--objective {config.search.objective}: this run was searched for "
@@ -60,15 +60,16 @@ def read_study(path: str) -> optuna.Study:
     journal = pathlib.Path(path) / "study.journal"
     if not journal.is_file():
         raise UserError(f"{path}: no run there (it has no study.journal); give the folder of a run")
-    return optuna.load_study(study_name="raycal", storage=_storage(journal))
-
-
-def _storage(journal: pathlib.Path, **lock: Any) -> optuna.storages.JournalStorage:
-    from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    return optuna.load_study(study_name="raycal", storage=_storage(journal, lambda: JournalFileBackend(str(journal))))
+
+
+def _storage(journal: pathlib.Path, backend: Callable[[], Any]) -> optuna.storages.JournalStorage:
+    from optuna.storages import JournalStorage
+
     try:
-        return JournalStorage(JournalFileBackend(str(journal), **lock))  # reads it
+        return JournalStorage(backend())  # reads it
     except (ValueError, LookupError, TypeError) as e:
         raise UserError(f"{journal}: is damaged ({type(e).__name__}: {str(e).splitlines()[0]}); put back a copy, such "
                         "as the one of --storage, or start a new run") from e

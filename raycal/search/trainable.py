@@ -26,7 +26,7 @@ class BorrowedSlot(tune.Trainable):
         if self._seq is None:
             self._seq = ray.get(self._pool.borrow.remote(self.config["number"], self.config["payload"]))
         event = ray.get(self._pool.step.remote(self._seq))
-        done = event["kind"] != "epoch" or event["done"]
+        done = event["kind"] not in ("epoch", "paused") or event.get("done", False)
         if done:
             self._return()
         return {"number": self.config["number"], "event": _Opaque(event), "done": done}

@@ -1,15 +1,18 @@
 """What a Ray Train worker of a slot does for as long as it lives: take a job, train it, post its epochs."""
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 SAVE_EVERY = 10.0  # s between checkpoints of a running trial; its last and best state are always written
+RETRY = 1.0  # s between attempts to write to a storage that fails
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -32,8 +35,9 @@ def worker_loop(settings: dict[str, Any]) -> None:
 
 def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any]) -> None:
     """Train one job to its end or until it is released."""
+    _forget_peak_memory()
     try:
-        epochs = _epochs(link, job, datasets)
+        epochs = _epochs(link, watchdog, job, datasets)
         while link.proceed(link.reported + 1):
             with watchdog.limit(job["limit"]):
                 epoch = next(epochs)
@@ -41,18 +45,29 @@ def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[s
             if epoch.done:
                 break
         epochs.close()
+    except _Released:
+        return
     except Exception as e:
-        link.post({"kind": _kind(e), "message": "".join(traceback.format_exception(type(e), e, e.__traceback__)),
-                   "memory": _peak_memory()})
+        link.post_end({"kind": _kind(e), "message": "".join(traceback.format_exception(type(e), e, e.__traceback__)),
+                       "memory": _peak_memory(), "batch": job["config"].get("windows.batch")})
+        _free(e)
         # Peers may hang in a collective, and a CUDA context is broken after an error: let Train start the group anew.
         if link.world > 1 or "CUDA error" in str(e):
             raise
 
 
-def _epochs(link: _Link, job: dict[str, Any], datasets: dict[str, Any]):
-    """Return the trainer's generator, resumed from the trial's checkpoint where there is one."""
-    import functools
+def _free(error: BaseException) -> None:
+    """Give back the memory that a failed job holds: in the frames of its traceback, in cycles, in its GPU's cache."""
+    import torch
 
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _epochs(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any]):
+    """Return the trainer's generator, resumed from the trial's checkpoint where there is one."""
     from raycal.config import Config
     from raycal.sessions import store
     from raycal.training import checkpoint
@@ -61,7 +76,7 @@ def _epochs(link: _Link, job: dict[str, Any], datasets: dict[str, Any]):
     config = Config().replace(job["config"])
     path = os.path.join(job["folder"], "checkpoint.pt")
     resume = checkpoint.load(path) if os.path.exists(path) else None
-    save = functools.partial(_Saver(job["folder"]).save) if link.rank == 0 else None
+    save = _Saver(job["folder"], link, watchdog).save if link.rank == 0 else None
     epochs = job["trainer"](config, dataset, resume=resume, rank=link.rank, world=link.world, save=save)
     return _after(epochs, link.reported)
 
@@ -73,22 +88,55 @@ def _after(epochs, reported: int):
             yield epoch
 
 
-class _Saver:
-    """Writes the state of a running trial: at once when it ends, else every few seconds."""
+class _Released(Exception):
+    """The job was taken back while its worker waited for the storage."""
 
-    def __init__(self, folder: str):
-        self._folder, self._last = folder, time.monotonic()
+
+class _Saver:
+    """Writes the state of a running trial: at once when it ends, else every few seconds.
+
+    A state on the way that the storage refuses is left out, the one before stands; the last one is waited with.
+    """
+
+    def __init__(self, folder: str, link: _Link, watchdog: _Watchdog):
+        self._folder, self._link, self._watchdog, self._last = folder, link, watchdog, time.monotonic()
 
     def save(self, state: dict[str, Any]) -> None:
         from raycal.training import checkpoint
 
         if state["done"]:
-            os.makedirs(self._folder, exist_ok=True)
-            checkpoint.save(os.path.join(self._folder, "model.pt"), checkpoint.export(state))
+            with self._watchdog.suspended():
+                self._insist("model.pt", checkpoint.export(state))
         elif time.monotonic() - self._last >= SAVE_EVERY:
-            os.makedirs(self._folder, exist_ok=True)
-            checkpoint.save(os.path.join(self._folder, "checkpoint.pt"), state)
-            self._last = time.monotonic()
+            with contextlib.suppress(OSError):
+                self._write("checkpoint.pt", state)
+                self._last = time.monotonic()
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        from raycal.training import checkpoint
+
+        if not os.path.isdir(self._folder):
+            os.mkdir(self._folder)  # not its parents: a run folder that vanished is not begun anew elsewhere
+        checkpoint.save(os.path.join(self._folder, name), state)
+
+    def _insist(self, name: str, state: dict[str, Any]) -> None:
+        """Write, whatever time the storage takes to come back, unless the job is taken back first."""
+        from raycal.search.patience import LONGEST
+
+        began, said = time.monotonic(), False
+        while True:
+            try:
+                return self._write(name, state)
+            except OSError as e:
+                if time.monotonic() - began > LONGEST:
+                    raise
+                if not said:
+                    self._link.post({"kind": "paused", "message": f"{self._folder} cannot be written "
+                                                                  f"({e.strerror or e})"})
+                    said = True
+            time.sleep(RETRY)
+            if not self._link.wanted():
+                raise _Released
 
 
 class _Link:
@@ -130,6 +178,9 @@ class _Link:
         self._seq, self.reported = seq, job["reported"]
         return job
 
+    def wanted(self) -> bool:
+        return self._call("job", self._seq) is not None
+
     def proceed(self, epoch: int) -> bool:
         return self._share(self._call("proceed", self._seq, epoch) if self.rank == 0 else None)
 
@@ -140,6 +191,17 @@ class _Link:
     def post(self, event: dict[str, Any]) -> None:
         if self.rank == 0:
             self._call("post", self._seq, event)
+
+    def post_stack(self, what: str, stack: str) -> None:
+        """Post where every worker of the group stood: one hangs, the others wait for it."""
+        who = f"worker {self.rank} of {self.world}" if self.world > 1 else "it"
+        self._call("stood", self._seq, f"{who} stood at\n{stack}")
+        time.sleep(1.0 if self.world > 1 else 0.0)  # the others' watchdogs look every half second
+        self.post_end({"kind": "hang", "message": what})
+
+    def post_end(self, event: dict[str, Any]) -> None:
+        """Post an end from whichever worker met it; the first one counts, for the others lose their peer by it."""
+        self._call("post", self._seq, event)
 
 
 class _Watchdog:
@@ -160,29 +222,52 @@ class _Watchdog:
     def __exit__(self, *_) -> None:
         self._deadline = None
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Leave time that passes in here out of the limit."""
+        deadline, self._deadline, began = self._deadline, None, time.monotonic()
+        try:
+            yield
+        finally:
+            self._deadline = deadline and deadline + time.monotonic() - began
+
     def _watch(self) -> None:
         while True:
             time.sleep(0.5)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 frames = sys._current_frames()
                 stack = "".join(traceback.format_stack(frames[self._watched])) if self._watched in frames else ""
-                self._link.post({"kind": "hang",
-                                 "message": f"an epoch took over {self._limit:g} s; it stood at\n{stack}"})
+                self._link.post_stack(f"an epoch took over {self._limit:g} s", stack)
                 os._exit(1)
 
 
 def _kind(error: BaseException) -> str:
-    name, text = type(error).__name__, str(error).lower()
-    memory = name == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
-    return "oom" if memory else "error"
+    """Say what an exception means: torch's own class, Python's and numpy's, or what allocators and cuBLAS write."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "oom"
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "_alloc_failed")
+    return "oom" if isinstance(error, (RuntimeError, OSError)) and any(sign in text for sign in signs) else "error"
+
+
+def _forget_peak_memory() -> None:
+    """Let the peak of a job begin with the job; a slot has had others."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:  # Linux only
+        f.write("5")
 
 
 def _peak_memory() -> int:
-    """Return the peak bytes of this process, or of its GPU where it has one."""
+    """Return the peak bytes of this process during the job, or of its GPU where it has one."""
     import resource
 
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

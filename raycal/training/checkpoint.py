@@ -10,6 +10,7 @@ The state of a training (what `loop.train` hands to `save`, and takes back as `r
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -34,8 +35,11 @@ def save(target: str | os.PathLike | Any, state: dict[str, Any]) -> None:
         with os.fdopen(handle, "wb") as f:
             torch.save(state, f)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(e.__context__, OSError):  # torch says "unexpected pos" of a disk that is full
+            raise e.__context__ from None
         raise
 
 

@@ -32,9 +32,9 @@ def test_a_line_a_trial_says_value_epoch_seconds_and_who_leads(progress, told, c
 def test_a_stopped_trial_says_why_and_never_leads(progress, told, capsys):
     progress.on_end(0, {}, numbered(told(values=[0.5]), 0))
     progress.on_end(1, {}, numbered(told(TrialState.PRUNED, [0.1], (0.1,), reason="stopped early"), 1))
-    progress.on_end(2, {}, numbered(told(TrialState.PRUNED, reason="oom"), 2))
+    progress.on_end(2, {}, numbered(told(TrialState.PRUNED, reason="oom", memory=3 * 2**29, batch=64), 2))
     assert capsys.readouterr().out.splitlines()[1:] == ["trial   1  stopped early at epoch 3  1.5 s",
-                                                        "trial   2  oom at epoch 3  1.5 s"]
+                                                        "trial   2  oom at epoch 3, peak 1.50 GiB, batch 64  1.5 s"]
     assert "best 0.5000 (trial 0)" in progress._line() and "stopped early 2" in progress._line()
 
 
