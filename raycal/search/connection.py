@@ -61,8 +61,9 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
         return True
     workers = config.training.workers
     cores = os.cpu_count() or 1
-    # A slot may have more workers than there are cores (num_cpus is logical); the pool itself takes none.
-    ray.init(num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
+    # "local": a Ray that somebody else started on this machine stays theirs. A slot may have more workers than there
+    # are cores (num_cpus is logical); the pool itself takes none.
+    ray.init("local", num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
     return True
 
 
