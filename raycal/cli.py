@@ -18,7 +18,7 @@ VERBS = ("search", "train", "apply", "sessions")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; return its exit status: 0 done, 1 nothing came of it, 2 bad input, 130 interrupted."""
+    """Run the program; return its exit status: 0 done, 1 nothing came of it, 2 bad input, 128 + N ended by signal N."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv.pop(0) if argv and argv[0] in VERBS else None
     try:
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(str(e) or "interrupted", file=sys.stderr)
         return 130
 
 
@@ -118,6 +118,8 @@ def _search(argv: list[str]) -> int:
         max_minutes=args.max_minutes, address=args.address, storage=args.storage, verbose=args.verbose,
         quiet=args.quiet, held=held))
     print(closing(summary))
+    if summary["stopped_by"]:
+        return 128 + summary["stopped_by"]  # as a shell says it
     return 0 if summary["best"] else 1
 
 

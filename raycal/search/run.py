@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, recordings
+from raycal.search import connection, interruption, recordings
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
@@ -57,6 +56,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     check_search(space, config)
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(interruption.unwinding())
         folder = stack.enter_context(_held(RunFolder.existing(options.resume)) if options.resume
                                      else _new_folder(space, options))
         items = _items(options, config, say)
@@ -74,7 +74,24 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         mirror = _mirror(folder, options, say)
         study = _open(plan, folder, say)
         folder.patiently(lambda: write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options)))
-        return _search(plan, data, study, folder, cluster, options, mirror, say)
+        again = lambda: _again(items, plan, options)  # noqa: E731
+        with _resumable(folder):
+            return _search(plan, data, study, folder, cluster, options, mirror, say, again)
+
+
+def _again(items: list, plan: Plan, options: Options) -> recordings.Prepared:
+    """Read and prepare the recordings once more: a node left and took them along."""
+    found = recordings.read(items, plan.config.sessions, counter("reading again", options.quiet))
+    return recordings.prepare(found, plan.config.sessions, plan.agreement, say=lambda line: None)
+
+
+@contextlib.contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Say with a search that is ended at once how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped at once; next: python run_search.py --resume {folder.path}") from None
 
 
 def _here(item: Any, traces: str, say: Callable[[str], None]) -> list:
@@ -131,34 +148,54 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
 
 
 def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, cluster: connection.Cluster,
-            options: Options, mirror: Callable[..., Any], say: Callable[[str], None]) -> dict[str, Any]:
+            options: Options, mirror: Callable[..., Any], say: Callable[[str], None],
+            again: Callable[[], recordings.Prepared]) -> dict[str, Any]:
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
     from raycal.search.study import Record
 
     cluster.grow(cluster.slots.count)
-    ray.get(cluster.pool.set_dataset.remote(data.refs))
+    cluster.hand_over(data.refs)
     wanted = _wanted(study, plan.config, options)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
     keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror, say=progress.say)
-    with _interruptible() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
+    with interruption.heard() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
         ridge = recordings.ridge(data)
-        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)])
-        with progress:
-            _tune(referee, cluster, over)
-        record.abandon()
-        keeper.add({"ridge": ray.get(ridge)})
-    keeper.add({"baselines": _classical(plan, data, study, say)})
+        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)],
+                          _mender(cluster, data, again, progress.say))
+        try:
+            with progress:
+                _tune(referee, cluster, over, progress.say)
+        finally:
+            record.abandon()
+        if not interrupted():
+            keeper.add({"ridge": ray.get(ridge)})
+    if not interrupted():
+        keeper.add({"baselines": _classical(plan, data, study, say)})
     summary = keeper.write()
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
-    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
+    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted,
+            "stopped_by": interrupted()}
+
+
+def _mender(cluster: connection.Cluster, data: recordings.Prepared, again: Callable[[], recordings.Prepared],
+            say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """Return what brings back what a trial lost: its slot, or the data of a node that left."""
+    def mend(event: dict[str, Any]) -> None:
+        if event["kind"] == "data" and event["data"] == data.refs[0].hex():
+            say("a node left with the recordings; reading them again")
+            data.refs[:] = again().refs
+            cluster.hand_over(data.refs)
+        cluster.mend()
+
+    return mend
 
 
 def _classical(plan: Plan, data: recordings.Prepared, study, say: Callable[[str], None]) -> dict[str, Any]:
@@ -236,41 +273,25 @@ def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> 
     return Mirror(folder.path, options.storage, say).upload
 
 
-def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool]) -> None:
+def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool], say: Callable[[str], None]) -> None:
     """Let Ray Tune move trials through the slots until the referee has none to start."""
     from ray import tune
 
     from raycal.search.trainable import BorrowedSlot
+
+    def wind_up() -> None:
+        say("stopping: running epochs are finished and saved (ctrl-C once more stops at once)")
+        cluster.pool.wind_up.remote()
 
     trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool), {"CPU": 0.001})
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,
                                     max_concurrent_trials=cluster.slots.count, reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, stop=Halter(referee, over), verbose=0,
+        run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, verbose=0,
+                                  stop=Halter(referee, over, wind_up),
                                   failure_config=tune.FailureConfig(max_failures=2),
                                   checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
     ).fit()
     if referee.error:
         raise referee.error
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first ctrl-C into a wish that Tune hears between results; the second one ends at once."""
-    asked: list[float] = []
-
-    def note(signum, frame) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(time.monotonic())
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: whoever runs us handles ctrl-C
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import os
 import threading
 import time
-import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from raycal.search.worker import worker_loop
+from raycal.search import groups
 
 DEATHS = 3  # of a worker at one epoch of one job, after which the job is at fault
 HEAD_START = 20.0  # s the first slot has at most before the others start
@@ -40,6 +40,7 @@ class Job:
     deaths: int = 0
     ended: bool = False
     paused: bool = False  # its worker waits for the storage
+    taken: bool = False  # by a worker that lives
     last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
     events: collections.deque = field(default_factory=collections.deque)
 
@@ -56,17 +57,26 @@ class Slot:
     rebuilds: int = 0
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
+class NoSlot(RuntimeError):
+    """Every slot of the pool fell too often."""
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
 class SlotPool:
-    """Slots and their mailboxes; every method is a coroutine on one loop, so none needs a lock."""
+    """Slots and their mailboxes; every method is a coroutine on one loop, so none needs a lock.
+
+    A pool that died comes back empty, under the same handle: its owner lets it grow again and hands over the data.
+    """
 
     def __init__(self, settings: dict[str, Any]):
-        self._settings = settings  # workers, resources, use_gpu, storage, threads, limit (s an epoch)
+        self._settings = settings  # workers, resources, use_gpu, storage, threads, limit (s an epoch), others (groups)
         self._slots: list[Slot] = []
         self._changed = asyncio.Condition()
-        self._seq = 0
-        self._closed = False
+        self._seq = int.from_bytes(os.urandom(4), "big") << 20  # a job of an earlier life is never taken for one of this
+        self._closed = self._winding_up = False
         self._dataset = None
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            groups.remove(groups.of_slots(settings))
 
     async def grow(self, count: int) -> int:
         """Add slots until there are count; they start in the background."""
@@ -94,7 +104,7 @@ class SlotPool:
 
         def run() -> None:
             try:
-                _fit(me, slot.index, slot.rebuilds, settings)
+                groups.fit(me, slot.index, slot.rebuilds, settings)
                 slot.error = None
             except BaseException as e:  # reported to whoever waits for this slot
                 slot.error = e
@@ -107,6 +117,11 @@ class SlotPool:
     async def _fell(self, slot: Slot) -> None:
         """A slot's fit() ended though the pool is open: build it anew, its job resumes."""
         slot.rebuilds += 1
+        groups.remove([worker["group"] for worker in slot.workers.values()])  # a dead controller leaves its own behind
+        slot.workers.clear()
+        if slot.job:
+            slot.job.taken = False
+            self._keep_untaken()
         if slot.rebuilds > REBUILDS:
             if slot.job:
                 self._end(slot.job, "lost", f"slot {slot.index} fell {slot.rebuilds} times: {slot.error}")
@@ -139,11 +154,16 @@ class SlotPool:
         def free() -> Slot | None:
             return next((s for s in self._slots if s.job is None and s.rebuilds <= REBUILDS), None)
 
-        await self._until(lambda: self._closed or free() or all(s.rebuilds > REBUILDS for s in self._slots))
+        def none_left() -> bool:  # a pool without any is new, and about to grow
+            return bool(self._slots) and all(s.rebuilds > REBUILDS for s in self._slots)
+
+        await self._until(lambda: self._closed or self._winding_up or free() or none_left())
+        if self._winding_up:
+            return -1
         if self._closed or free() is None:
-            raise RuntimeError(f"no slot is left: {next((s.error for s in self._slots if s.error), 'the pool closed')}")
+            raise NoSlot(f"no slot is left: {next((s.error for s in self._slots if s.error), 'the pool closed')}")
         self._seq += 1
-        free().job = Job(number, payload, self._seq)
+        free().job = Job(number, payload, self._seq, payload.get("reported", 0))
         await self._notify()
         return self._seq
 
@@ -151,7 +171,7 @@ class SlotPool:
         """Let the job run its next epoch and return the event it posts."""
         job = self._job(seq)
         if job is None:
-            return {"kind": "lost", "message": "the job is no longer in its slot"}
+            return {"kind": "kept"} if seq < 0 else {"kind": "lost", "message": "the job is no longer in its slot"}
         job.allowed = job.reported + 1
         await self._notify()
         # A worker that hangs is ended by its own watchdog; this limit is for one that cannot even do that.
@@ -184,6 +204,9 @@ class SlotPool:
             slot.job.deaths += 1
             if slot.job.deaths >= DEATHS:
                 self._end(slot.job, "died", f"its worker died {slot.job.deaths} times at epoch {slot.job.reported + 1}")
+        if rank == 0 and slot.job:
+            slot.job.taken = False
+        self._keep_untaken()
         await self._notify()
 
     async def next_job(self, index: int, last: int) -> dict[str, Any] | None:
@@ -196,6 +219,7 @@ class SlotPool:
         await self._until(lambda: self._closed or ready())
         if self._closed:
             return None
+        slot.job.taken = True
         return self._describe(slot.job)
 
     async def job(self, seq: int) -> dict[str, Any] | None:
@@ -207,11 +231,14 @@ class SlotPool:
         return {**job.payload, "number": job.number, "seq": job.seq, "reported": job.reported,
                 "limit": self._settings["limit"], "dataset": self._dataset}
 
-    async def proceed(self, seq: int, epoch: int) -> bool:
-        """Wait until Tune asks for this epoch; False when the job was released or ended."""
-        await self._until(lambda: self._closed or (j := self._job(seq)) is None or j.ended or j.allowed >= epoch)
+    async def proceed(self, seq: int, epoch: int) -> str:
+        """Wait until Tune asks for this epoch; "stop" when the job was released or ended, "keep" to save it and end."""
+        await self._until(lambda: self._closed or self._winding_up or (j := self._job(seq)) is None or j.ended
+                          or j.allowed >= epoch)
         job = self._job(seq)
-        return not self._closed and job is not None and not job.ended
+        if self._closed or job is None or job.ended:
+            return "stop"
+        return "keep" if self._winding_up else "go"
 
     async def post(self, seq: int, event: dict[str, Any]) -> None:
         """Take an epoch or an end from a worker."""
@@ -231,6 +258,18 @@ class SlotPool:
         await self._notify()
 
     # What the driver calls.
+
+    async def wind_up(self) -> None:
+        """End every job after the epoch it is in, with its state saved; no other begins."""
+        self._winding_up = True
+        self._keep_untaken()
+        await self._notify()
+
+    def _keep_untaken(self) -> None:
+        """While winding up, end the jobs that no worker has: there is nothing to save."""
+        for job in [s.job for s in self._slots if s.job and self._winding_up]:
+            if not job.taken and not job.ended:
+                self._end(job, "kept", "")
 
     async def state(self) -> dict[str, Any]:
         """Return what the pool holds: workers, placement groups, running trials, errors."""
@@ -266,24 +305,3 @@ class SlotPool:
             if slot.job is job:
                 for worker in slot.workers.values():
                     ray.kill(worker["actor"], no_restart=True)
-
-
-def _fit(pool, index: int, rebuild: int, settings: dict[str, Any]) -> None:
-    """Run one slot: a TorchTrainer whose workers loop over jobs until the pool closes."""
-    from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    TorchTrainer(
-        worker_loop,
-        train_loop_config={"pool": pool, "slot": index, "threads": settings["threads"]},
-        scaling_config=train.ScalingConfig(num_workers=settings["workers"], use_gpu=settings["use_gpu"],
-                                           resources_per_worker=settings["resources"]),
-        torch_config=TorchConfig(backend="nccl" if settings["use_gpu"] else "gloo"),
-        run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
-                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0)),
-    ).fit()
-
-
-def error_text(error: BaseException) -> str:
-    """Format an exception as the user reads it, original traceback included."""
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
