@@ -51,6 +51,8 @@ def search_parser() -> argparse.ArgumentParser:
     p.add_argument("--list-spaces", action="store_true", help="list the spaces and end")
     p.add_argument("--resume", metavar="DIR", help="go on with a run, after any end")
     p.add_argument("--more", type=whole, default=0, metavar="N", help="with --resume: N trials more")
+    p.add_argument("--allow-space-change", action="store_true",
+                   help="with --resume: go on though the space changed, from the trials that still fit")
     p.add_argument("-v", dest="verbose", action="store_true", help="show Ray's own output")
     return p
 
@@ -100,6 +102,8 @@ def _search(argv: list[str]) -> int:
         return 0
     if args.more and not args.resume:
         raise UserError("--more: adds trials to a run; name it with --resume DIR")
+    if args.allow_space_change and not args.resume:
+        raise UserError("--allow-space-change: goes on with a run; name it with --resume DIR")
     if args.resume and "://" in args.resume:
         from raycal.search.storage import fetch
 
@@ -116,9 +120,9 @@ def _search(argv: list[str]) -> int:
     summary = run(space, config, Options(
         sessions=sessions, out=args.out, resume=args.resume, more=args.more, max_concurrent=args.max_concurrent,
         max_minutes=args.max_minutes, address=args.address, storage=args.storage, verbose=args.verbose,
-        quiet=args.quiet, held=held))
+        quiet=args.quiet, held=held, allow_space_change=args.allow_space_change))
     print(closing(summary))
-    if summary["stopped_by"]:
+    if summary.get("stopped_by"):
         return 128 + summary["stopped_by"]  # as a shell says it
     return 0 if summary["best"] else 1
 

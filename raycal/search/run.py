@@ -21,6 +21,7 @@ from raycal.search.keeper import Keeper
 from raycal.search.patience import Patience
 from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
                                 simulated_sessions)
+from raycal.search.sameness import check_data, data_of
 from raycal.search.scheduler import Asker, Halter, Referee, Stopper
 from raycal.search.space import Space
 from raycal.sessions.readers import check_kinds, fetched, local_places
@@ -43,6 +44,7 @@ class Options:
     verbose: bool = False
     quiet: bool = False
     temp_dir: str | None = None
+    allow_space_change: bool = False  # go on in a changed space, from the trials that still fit
     held: dict[str, Any] = field(default_factory=dict)  # settings the user fixed: they are not searched
 
 
@@ -72,7 +74,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
             "them in the object store")
         del found  # the whole recordings leave the store, what was prepared stays
         mirror = _mirror(folder, options, say)
-        study = _open(plan, folder, say)
+        study = _open(plan, folder, say, options.allow_space_change)
         folder.patiently(lambda: write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options)))
         again = lambda: _again(items, plan, options)  # noqa: E731
         with _resumable(folder):
@@ -240,21 +242,19 @@ def _payload(folder: RunFolder) -> Callable[[int, Config], dict[str, Any]]:
     return lambda number, config: {"config": config.flat(), "folder": str(folder.trial(number)), "trainer": train}
 
 
-def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None]):
+def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None], allow_change: bool):
     """Open the study; a new one gets its first points, an old one must have been made from the same data."""
     from raycal.search.study import open_study
 
-    study = open_study(folder, plan.config, plan.directions, plan.space)
-    known = study.user_attrs.get("data_fingerprint")
-    if known is None:
+    study = open_study(folder, plan.config, plan.directions, plan.space, allow_change)
+    if "data_fingerprint" not in study.user_attrs:
         enqueue(study, plan, say)
         for key, value in (("objective", plan.config.search.objective), ("space", plan.space.name),
-                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.agreement.fingerprint)):
+                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.agreement.fingerprint),
+                           ("data", data_of(plan))):
             study.set_user_attr(key, value)
-    elif known != plan.agreement.fingerprint:
-        raise UserError(f"--resume {folder.path}: the sessions or their split changed (fingerprint {known} then, "
-                        f"{plan.agreement.fingerprint} now), so old and new trials could not be compared\n"
-                        "fix: give the same sessions and split, or start a new run")
+    else:
+        check_data(study, plan, folder.path)
     return study
 
 

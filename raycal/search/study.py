@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.search import sameness
 from raycal.search.folder import RunFolder
 from raycal.search.sampler import SeededByTrial, make_sampler, seed_of
 from raycal.search.space import Space
@@ -25,34 +26,36 @@ OVER = "over rate limit"  # reason of a proposal that was not trained
 REJECTIONS = 20  # proposals over the rate limit in a row before a random one that meets it is tried
 
 
-def open_study(folder: RunFolder, config: Config, directions: Sequence[str], space: Space) -> optuna.Study:
-    """Create or reopen the study of a run whose lock is held; running trials of a dead driver wait again."""
-    from raycal.search.journal import Journal
+def open_study(folder: RunFolder, config: Config, directions: Sequence[str], space: Space,
+               allow_change: bool = False) -> optuna.Study:
+    """Create or reopen the study of a run whose lock is held; running trials of a dead driver wait again.
 
+    allow_change: go on in a space that changed, from the trials that still fit it.
+    """
     folder.repair_journal()
-    storage = _storage(folder.journal, lambda: Journal(folder.journal, lambda write: folder.patiently(write)))
-    study = optuna.create_study(study_name="raycal", storage=storage, directions=list(directions), load_if_exists=True)
+    study = _open(folder, folder.journal, directions)
     if [d.name.lower() for d in study.directions] != list(directions):
         raise UserError(f"--objective {config.search.objective}: this run was searched for "
                         f"{study.user_attrs.get('objective')}; resume it without --objective")
-    _check_space(study, space)
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    try:
+        sameness.check_space(study, space, config)
+    except UserError:
+        if not allow_change:
+            raise
+        sameness.carry_over(folder, study, lambda path: _open(folder, path, directions), space, config)
+        study = _open(folder, folder.journal, directions)
     study.sampler = SeededByTrial(lambda seed: make_sampler(config.search.sampler, seed), config.training.seed)
     study.pruner = make_pruner(config.search.pruner, config.training.epochs)
     return study
 
 
-def _check_space(study: optuna.Study, space: Space) -> None:
-    """Refuse to go on with a space whose parameters changed kind or choices: old and new trials have to compare."""
-    now = space.distributions(np.random.default_rng(0))
-    then = {name: d for t in study.get_trials(deepcopy=False) for name, d in t.distributions.items()}
-    for name in then.keys() & now.keys():
-        try:
-            optuna.distributions.check_distribution_compatibility(then[name], now[name])
-        except ValueError:
-            raise UserError(f"--space {space.name}: {name} was searched in {then[name]} by this run, in {now[name]} it "
-                            "cannot go on; resume it with the space it began with, or start a new run") from None
+def _open(folder: RunFolder, journal: pathlib.Path, directions: Sequence[str]) -> optuna.Study:
+    from raycal.search.journal import Journal
+
+    storage = _storage(journal, lambda: Journal(journal, lambda write: folder.patiently(write)))
+    return optuna.create_study(study_name="raycal", storage=storage, directions=list(directions), load_if_exists=True)
 
 
 def read_study(path: str) -> optuna.Study:
@@ -112,7 +115,7 @@ class Record:
         """Return the finished trials that cost training, in order."""
         done = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return [t for t in self.study.get_trials(deepcopy=False, states=done)
-                if t.user_attrs.get("reason") != OVER]
+                if t.user_attrs.get("reason") not in (OVER, sameness.OUTSIDE)]
 
     def ask(self) -> tuple[int, Config] | None:
         """Return number and configuration of the next trial, or None when there is none to start."""
