@@ -11,50 +11,16 @@ stopped stops before its next epoch begins.
 from __future__ import annotations
 
 import asyncio
-import collections
 import os
-import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from raycal.search import groups
+from raycal.search.slot import Job, Slot, Slots
 
-DEATHS = 3  # of a worker at one epoch of one job, after which the job is at fault
-HEAD_START = 20.0  # s the first slot has at most before the others start
 BEAT = 5.0  # s after which a job that waits for its storage is heard of again
-REBUILDS = 3  # of a slot without one event in between, after which the cluster is at fault
-
-
-@dataclass
-class Job:
-    """One training: what the worker needs, and how far it came."""
-
-    number: int
-    payload: dict[str, Any]
-    seq: int
-    reported: int = 0  # last epoch posted
-    allowed: int = 0  # last epoch Tune asked for
-    deaths: int = 0
-    ended: bool = False
-    paused: bool = False  # its worker waits for the storage
-    taken: bool = False  # by a worker that lives
-    last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
-    events: collections.deque = field(default_factory=collections.deque)
-
-
-@dataclass
-class Slot:
-    """One worker group and the job it has."""
-
-    index: int
-    job: Job | None = None
-    thread: threading.Thread | None = None
-    error: BaseException | None = None
-    workers: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> where it lives
-    rebuilds: int = 0
 
 
 class NoSlot(RuntimeError):
@@ -62,84 +28,23 @@ class NoSlot(RuntimeError):
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class SlotPool:
-    """Slots and their mailboxes; every method is a coroutine on one loop, so none needs a lock.
+class SlotPool(Slots):
+    """Slots and their mailboxes.
 
     A pool that died comes back empty, under the same handle: its owner lets it grow again and hands over the data.
     """
 
     def __init__(self, settings: dict[str, Any]):
-        self._settings = settings  # workers, resources, use_gpu, storage, threads, limit (s an epoch), others (groups)
-        self._slots: list[Slot] = []
-        self._changed = asyncio.Condition()
+        super().__init__(settings)
         self._seq = int.from_bytes(os.urandom(4), "big") << 20  # a job of an earlier life is never taken for one of this
-        self._closed = self._winding_up = False
         self._dataset = None
         if ray.get_runtime_context().was_current_actor_reconstructed:
             groups.remove(groups.of_slots(settings))
-
-    async def grow(self, count: int) -> int:
-        """Add slots until there are count; they start in the background."""
-        self._slots += [Slot(index) for index in range(len(self._slots), count)]
-        self._launch = asyncio.create_task(self._start_new())
-        return len(self._slots)
-
-    async def _start_new(self) -> None:
-        """Start the first slot alone, the others when it stands: together they would all be late on a small machine."""
-        loop = asyncio.get_running_loop()
-        for slot in [s for s in self._slots if s.thread is None]:
-            if slot.index > 0:
-                await self._until(lambda: self._closed or 0 in self._slots[0].workers, HEAD_START)
-            if slot.thread is None and not self._closed:
-                self._start(slot, loop)
 
     async def set_dataset(self, refs: list) -> None:
         """Hand over the object-store references every later job trains on (a list, so that they stay references)."""
         self._dataset = refs
         await self._notify()
-
-    def _start(self, slot: Slot, loop: asyncio.AbstractEventLoop) -> None:
-        me = ray.get_runtime_context().current_actor
-        settings = dict(self._settings)
-
-        def run() -> None:
-            try:
-                groups.fit(me, slot.index, slot.rebuilds, settings)
-                slot.error = None
-            except BaseException as e:  # reported to whoever waits for this slot
-                slot.error = e
-            if not self._closed:
-                asyncio.run_coroutine_threadsafe(self._fell(slot), loop)
-
-        slot.thread = threading.Thread(target=run, name=f"slot-{slot.index}", daemon=True)
-        slot.thread.start()
-
-    async def _fell(self, slot: Slot) -> None:
-        """A slot's fit() ended though the pool is open: build it anew, its job resumes."""
-        slot.rebuilds += 1
-        groups.remove([worker["group"] for worker in slot.workers.values()])  # a dead controller leaves its own behind
-        slot.workers.clear()
-        if slot.job:
-            slot.job.taken = False
-            self._keep_untaken()
-        if slot.rebuilds > REBUILDS:
-            if slot.job:
-                self._end(slot.job, "lost", f"slot {slot.index} fell {slot.rebuilds} times: {slot.error}")
-        else:
-            self._start(slot, asyncio.get_running_loop())
-        await self._notify()
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _until(self, ready, timeout: float | None = None) -> bool:
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(ready), timeout)
-                return True
-            except asyncio.TimeoutError:
-                return False
 
     # What trainables call.
 
@@ -152,10 +57,11 @@ class SlotPool:
             return running.seq
 
         def free() -> Slot | None:
-            return next((s for s in self._slots if s.job is None and s.rebuilds <= REBUILDS), None)
+            found = [s for s in self._slots if s.job is None and not s.fallen]
+            return next((s for s in found if s.idle), found[0] if found else None)
 
         def none_left() -> bool:  # a pool without any is new, and about to grow
-            return bool(self._slots) and all(s.rebuilds > REBUILDS for s in self._slots)
+            return bool(self._slots) and all(s.fallen for s in self._slots)
 
         await self._until(lambda: self._closed or self._winding_up or free() or none_left())
         if self._winding_up:
@@ -180,7 +86,7 @@ class SlotPool:
             if job.paused:
                 return job.last
             self._kill_workers(job)
-            self._end(job, "hang", f"no epoch within {deadline:g} s and no word from the worker")
+            job.end("hang", f"no epoch within {deadline:g} s and no word from the worker")
         job.last = job.events.popleft()
         return job.last
 
@@ -196,18 +102,10 @@ class SlotPool:
     async def enlist(self, index: int, rank: int, identity: dict[str, Any]) -> None:
         """Note where a worker lives; one that comes again while its job runs has died in between."""
         slot = self._slots[index]
-        returned = rank in slot.workers
-        if slot.job:
-            slot.job.paused = False
+        if rank == 0:
+            self._died(slot)
         slot.workers[rank] = identity
-        if returned and rank == 0 and slot.job and not slot.job.ended:
-            slot.job.deaths += 1
-            if slot.job.deaths >= DEATHS:
-                self._end(slot.job, "died", f"its worker died {slot.job.deaths} times at epoch {slot.job.reported + 1}")
-        if rank == 0 and slot.job:
-            slot.job.taken = False
-        self._keep_untaken()
-        await self._notify()
+        await self._settle()
 
     async def next_job(self, index: int, last: int) -> dict[str, Any] | None:
         """Wait for the slot's next job; None when the pool closes."""
@@ -216,10 +114,12 @@ class SlotPool:
         def ready() -> bool:
             return bool(slot.job and slot.job.seq != last and not slot.job.ended and self._dataset is not None)
 
+        slot.idle = True
+        await self._settle()
         await self._until(lambda: self._closed or ready())
         if self._closed:
             return None
-        slot.job.taken = True
+        slot.idle, slot.job.taken = False, True
         return self._describe(slot.job)
 
     async def job(self, seq: int) -> dict[str, Any] | None:
@@ -243,8 +143,8 @@ class SlotPool:
     async def post(self, seq: int, event: dict[str, Any]) -> None:
         """Take an epoch or an end from a worker."""
         job = self._job(seq)
-        if job is None or job.ended:
-            return
+        if job is None or job.ended or event["kind"] == "epoch" and event["epoch"] <= job.reported and not event["done"]:
+            return  # of a worker on a node that was given up
         job.paused = event["kind"] == "paused"
         if event["kind"] == "epoch":
             job.reported, job.deaths = event["epoch"], 0
@@ -262,27 +162,20 @@ class SlotPool:
     async def wind_up(self) -> None:
         """End every job after the epoch it is in, with its state saved; no other begins."""
         self._winding_up = True
-        self._keep_untaken()
-        await self._notify()
-
-    def _keep_untaken(self) -> None:
-        """While winding up, end the jobs that no worker has: there is nothing to save."""
-        for job in [s.job for s in self._slots if s.job and self._winding_up]:
-            if not job.taken and not job.ended:
-                self._end(job, "kept", "")
+        await self._settle()
 
     async def state(self) -> dict[str, Any]:
         """Return what the pool holds: workers, placement groups, running trials, errors."""
-        groups = {w["group"] for s in self._slots for w in s.workers.values() if w["group"]}
+        held = {w["group"] for s in self._slots for w in s.workers.values() if w["group"]}
         return {"slots": len(self._slots), "ready": sum(0 in s.workers for s in self._slots),
-                "groups": sorted(groups), "running": [s.job.number for s in self._slots if s.job],
+                "groups": sorted(held), "running": [s.job.number for s in self._slots if s.job],
                 "pids": sorted(w["pid"] for s in self._slots for w in s.workers.values()),
                 "errors": [str(s.error) for s in self._slots if s.error]}
 
     async def wait_ready(self, timeout: float) -> bool:
         """Wait until one slot has its workers."""
         return await self._until(lambda: any(0 in s.workers for s in self._slots)
-                                 or all(s.rebuilds > REBUILDS for s in self._slots), timeout)
+                                 or all(s.fallen for s in self._slots), timeout)
 
     async def close(self, timeout: float = 20.0) -> bool:
         """Let every worker group end by itself; True when all did."""
@@ -292,13 +185,6 @@ class SlotPool:
         while any(s.thread and s.thread.is_alive() for s in self._slots) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         return not any(s.thread and s.thread.is_alive() for s in self._slots)
-
-    def _job(self, seq: int) -> Job | None:
-        return next((s.job for s in self._slots if s.job and s.job.seq == seq), None)
-
-    def _end(self, job: Job, kind: str, message: str) -> None:
-        job.ended = True
-        job.events.append({"kind": kind, "message": message})
 
     def _kill_workers(self, job: Job) -> None:
         for slot in self._slots:
