@@ -140,12 +140,18 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
     given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
-    name = args.space or run.get("space")
+    name = args.space or _space_of(run.get("space"), getattr(args, "resume", None))
     if not name:
         from raycal.search import space as spaces
 
         raise UserError(f"--space is missing: give one of {', '.join(spaces.names())}, such as --space grvq")
     return name, args.sessions or run.get("sessions") or [], from_file, given
+
+
+def _space_of(name: str | None, folder: str | None) -> str | None:
+    """Return the space of a run's config.yaml; a file that is not there, as on another machine, the run has a copy of."""
+    copy = pathlib.Path(folder or ".", pathlib.Path(name or "").name)
+    return str(copy) if folder and name and not pathlib.Path(name).is_file() and copy.is_file() else name
 
 
 def _check_run(run: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pathlib
 import shutil
 import socket
 import tempfile
@@ -190,7 +191,8 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     import ray
 
     own = connect(config, address, verbose, temp_dir)
-    scratch = tempfile.mkdtemp(prefix="raycal-")
+    _sweep()
+    scratch = tempfile.mkdtemp(prefix=f"raycal-{socket.gethostname()}-{os.getpid()}-")
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
         gently = False
@@ -204,6 +206,24 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
         if own:
             ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove the scratch folders of drivers of this user and machine that were killed; their names tell who made them."""
+    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"raycal-{socket.gethostname()}-*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            if folder.stat().st_uid == os.getuid() and not _lives(int(folder.name.rsplit("-", 2)[1])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def hush() -> None:

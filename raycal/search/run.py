@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
         del found  # the whole recordings leave the store, what was prepared stays
         mirror = _mirror(folder, options, say)
         study = _open(plan, folder, say, options.allow_space_change)
-        folder.patiently(lambda: write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options)))
+        folder.patiently(lambda: _write_settings(folder, space, plan.config, options))
         again = lambda: _again(items, plan, options)  # noqa: E731
         with _resumable(folder):
             return _search(plan, data, study, folder, cluster, options, mirror, say, again)
@@ -138,6 +139,14 @@ def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
         except (UserError, KeyboardInterrupt):
             folder.discard()
             raise
+
+
+def _write_settings(folder: RunFolder, space: Space, config: Config, options: Options) -> None:
+    """Write config.yaml, and a copy of a space that is a file: another machine does not have it."""
+    source = pathlib.Path(space.source)
+    if source.suffix == ".py" and source.parent != folder.path:
+        write_atomically(folder.path / source.name, source.read_bytes())
+    write_atomically(folder.path / "config.yaml", _run_yaml(space, config, options))
 
 
 def _run_yaml(space: Space, config: Config, options: Options) -> str:
