@@ -1,4 +1,4 @@
-"""A search in a process of its own, to be disturbed: its processes, its study as it grows, and what must hold of both."""
+"""A search in a process of its own, to be disturbed: its processes, its study as it grows, and what must hold."""
 from __future__ import annotations
 
 import contextlib
@@ -59,8 +59,8 @@ class Search:
         self._temporary = folder.parent / "t"
         self._temporary.mkdir(exist_ok=True)
         self._environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        self._environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self._temporary), "RAY_TMPDIR": str(self._temporary),
-                              **(environment or {})}
+        places = {"TMPDIR": str(self._temporary), "RAY_TMPDIR": str(self._temporary)}
+        self._environment |= {"PYTHONPATH": str(ROOT), **places, **(environment or {})}
         self._shared_memory = set(os.listdir("/dev/shm"))
         self.driver: subprocess.Popen | None = None
         self._terminal, self._said, self._sessions = -1, bytearray(), []
@@ -106,7 +106,7 @@ class Search:
         try:
             status = self.driver.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the driver did not end within {seconds:.0f} s; it said\n{self.said[-3000:]}") from None
+            raise AssertionError(f"the driver did not end in {seconds:.0f} s; it said\n{self.said[-3000:]}") from None
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
@@ -154,7 +154,7 @@ class Search:
         return victim.pid
 
     def left(self, seconds: float = 90.0) -> list[str]:
-        """Return what is left of the drivers: processes, files of locks and scratch, shared memory; [] as it must be."""
+        """Return what is left of the drivers: processes, locks, scratch files, shared memory; [] as it must be."""
         deadline = time.monotonic() + seconds
         while (found := self._left()) and time.monotonic() < deadline:
             time.sleep(0.5)

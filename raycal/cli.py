@@ -149,7 +149,7 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
 
 
 def _space_of(name: str | None, folder: str | None) -> str | None:
-    """Return the space of a run's config.yaml; a file that is not there, as on another machine, the run has a copy of."""
+    """Return the space of a run's config.yaml; of a file that is not there, as on another machine, the run's copy."""
     copy = pathlib.Path(folder or ".", pathlib.Path(name or "").name)
     return str(copy) if folder and name and not pathlib.Path(name).is_file() and copy.is_file() else name
 

@@ -209,7 +209,7 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
 
 
 def _sweep() -> None:
-    """Remove the scratch folders of drivers of this user and machine that were killed; their names tell who made them."""
+    """Remove the scratch folders of drivers of this user and machine that were killed: the name holds who made it."""
     for folder in pathlib.Path(tempfile.gettempdir()).glob(f"raycal-{socket.gethostname()}-*-*"):
         with contextlib.suppress(OSError, ValueError):
             if folder.stat().st_uid == os.getuid() and not _lives(int(folder.name.rsplit("-", 2)[1])):

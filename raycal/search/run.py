@@ -169,6 +169,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     cluster.grow(cluster.slots.count)
     cluster.hand_over(data.refs)
     wanted = _wanted(study, plan.config, options)
+    _note_slots(study, cluster.slots.count)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
@@ -226,7 +227,8 @@ def _facts(plan: Plan, study) -> dict[str, Any]:
     """Return what summary.json says besides the trials."""
     return {"space": plan.space.name, "objective": plan.config.search.objective, "rate_limit": plan.rate_limit,
             "sessions": [s.id for s in plan.sketches], "fingerprints": {s.id: s.fingerprint for s in plan.sketches},
-            "data_fingerprint": plan.agreement.fingerprint, "seconds": study.user_attrs.get("seconds", 0.0)}
+            "data_fingerprint": plan.agreement.fingerprint, "seed": plan.config.training.seed,
+            "slots": study.user_attrs["slots"], "seconds": study.user_attrs.get("seconds", 0.0)}
 
 
 def _progress(plan: Plan, record, wanted: int, options: Options, deadline: float | None) -> Progress:
@@ -272,6 +274,11 @@ def _wanted(study, config: Config, options: Options) -> int:
     wanted = int(study.user_attrs.get("wanted", config.search.trials)) + options.more
     study.set_user_attr("wanted", wanted)
     return wanted
+
+
+def _note_slots(study, count: int) -> None:
+    """Record how many slots every start of the run had: with several, TPE proposes by the order results came in."""
+    study.set_user_attr("slots", [*study.user_attrs.get("slots", []), count])
 
 
 def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> Callable[..., Any]:

@@ -42,9 +42,10 @@ def check_space(study: optuna.Study, space: Space, config: Config) -> None:
     if not changed and "space_of_trials" not in study.user_attrs:
         study.set_user_attr("space_of_trials", now)
     if changed:
-        raise UserError(f"--space {space.name} is not what this run was searched in, so old and new trials could not be "
-                        "compared:\n  " + "\n  ".join(changed) + "\nfix: resume it with the space and settings it began "
-                        "with, start a new run, or add --allow-space-change, which goes on from the trials that still fit")
+        raise UserError(f"--space {space.name} is not what this run was searched in, so old and new trials could not "
+                        "be compared:\n  " + "\n  ".join(changed)
+                        + "\nfix: resume it with the space and settings it began with, start a new run, or add "
+                        "--allow-space-change, which goes on from the trials that still fit")
 
 
 def _of_trials(study: optuna.Study) -> dict[str, str]:
@@ -58,7 +59,7 @@ def check_data(study: optuna.Study, plan: Any, folder: Any) -> None:
     known, now = study.user_attrs.get("data_fingerprint"), plan.agreement.fingerprint
     if known == now:
         return
-    changed = _differences(study.user_attrs.get("data", {}), data_of(plan), "recording or setting")
+    changed = _differences(study.user_attrs.get("data", {}), data_of(plan), "none")
     raise UserError(f"--resume {folder}: the sessions or their split changed (fingerprint {known} then, {now} now), so "
                     "old and new trials could not be compared" + "".join(f"\n  {line}" for line in changed)
                     + "\nfix: give the same sessions and split, or start a new run")
@@ -144,17 +145,17 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     searched = then["parameters"].keys() | now["parameters"].keys()
     settings = [{k: v for k, v in each["settings"].items() if k not in searched} for each in (then, now)]
     readable = [{k: _range(d) for k, d in each["parameters"].items()} for each in (then, now)]
-    return [*_differences(*readable, "searched"), *_differences(*settings, "setting")]
+    return [*_differences(*readable, "not searched"), *_differences(*settings, "none")]
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any], kind: str) -> list[str]:
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], none: str) -> list[str]:
     """Return a line for every name that came, went or changed."""
     lines = []
     for name in sorted(then.keys() | now.keys()):
         if name not in now:
-            lines.append(f"{name}: {then[name]} then, no longer {kind}" if kind == "searched" else f"{name}: no longer there")
+            lines.append(f"{name}: {then[name]} then, {none} now")
         elif name not in then:
-            lines.append(f"{name}: not {kind} then, {now[name]} now" if kind == "searched" else f"{name}: new")
+            lines.append(f"{name}: {none} then, {now[name]} now")
         elif then[name] != now[name]:
             lines.append(f"{name}: {then[name]} then, {now[name]} now")
     return lines

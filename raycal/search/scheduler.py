@@ -120,7 +120,7 @@ class Referee:
             return None
 
     def _again(self, number: int, event: dict[str, Any]) -> bool:
-        """Put a trial that was torn from its slot in line, to go on from its checkpoint; False when it never gets on."""
+        """Put a trial that was torn from its slot in line, to go on from its checkpoint; False: it never gets on."""
         at = number, len(self.record.history[number])
         self._tears[at] += 1
         if self._tears[at] > TEARS:

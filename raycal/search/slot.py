@@ -153,6 +153,9 @@ class Slots:
                 other.job, slot.job = slot.job, None
         await self._notify()
 
+    def _job(self, seq: int) -> Job | None:
+        return next((s.job for s in self._slots if s.job and s.job.seq == seq), None)
+
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()

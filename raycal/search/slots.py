@@ -36,7 +36,7 @@ class SlotPool(Slots):
 
     def __init__(self, settings: dict[str, Any]):
         super().__init__(settings)
-        self._seq = int.from_bytes(os.urandom(4), "big") << 20  # a job of an earlier life is never taken for one of this
+        self._seq = int.from_bytes(os.urandom(4), "big") << 20  # no job of an earlier life is taken for one of this
         self._dataset = None
         if ray.get_runtime_context().was_current_actor_reconstructed:
             groups.remove(groups.of_slots(settings))
@@ -143,7 +143,9 @@ class SlotPool(Slots):
     async def post(self, seq: int, event: dict[str, Any]) -> None:
         """Take an epoch or an end from a worker."""
         job = self._job(seq)
-        if job is None or job.ended or event["kind"] == "epoch" and event["epoch"] <= job.reported and not event["done"]:
+        if job is None or job.ended:
+            return
+        if event["kind"] == "epoch" and event["epoch"] <= job.reported and not event["done"]:
             return  # of a worker on a node that was given up
         job.paused = event["kind"] == "paused"
         if event["kind"] == "epoch":
