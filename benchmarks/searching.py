@@ -162,7 +162,7 @@ class Search:
 
     def _left(self) -> list[str]:
         files = [p for p in self.folder.rglob("*") if p.name.startswith(".") or "lock" in p.name]
-        scratch = [p for p in self._temporary.iterdir() if p.name != "ray"]
+        scratch = list(self._temporary.glob("raycal-*"))
         shared = [name for name in set(os.listdir("/dev/shm")) - self._shared_memory if not _mapped(name)]
         return [*(" ".join(p.cmdline())[:120] for p in self.processes()), *map(str, [*files, *scratch]), *shared]
 

@@ -131,8 +131,8 @@ def main() -> None:
         with common.scratch() as folder:
             killed = soak(folder, args.kills, args.trials, args.seed, args.epochs)
         each = ", ".join(f"{n} {role}" for role, n in killed.most_common())
-        print(f"{killed.total()} kills ({each}) over {args.trials} trials in {time.monotonic() - began:.0f} s: the study "
-              "is that of an undisturbed search, nothing is left", flush=True)
+        print(f"{killed.total()} kills ({each}) over {args.trials} trials in {time.monotonic() - began:.0f} s:\n"
+              "the study is that of an undisturbed search, nothing is left", flush=True)
         result |= {"kills": killed.total(), "trials": args.trials, "seconds": round(time.monotonic() - began)}
     if args.empty:
         with common.scratch() as folder:
