@@ -20,11 +20,12 @@ def heard() -> Iterator[Callable[[], int]]:
     asked: list[int] = []
 
     def note(signum: int, frame) -> None:
-        if signum == getattr(signal, "SIGHUP", None):
+        closed = signum == getattr(signal, "SIGHUP", None)
+        if closed:
             _mute()
-        asked.append(signum)
-        if len(asked) > 1:
+        if asked and not closed:  # of a terminal that closes, both its shell and the kernel tell
             raise KeyboardInterrupt
+        asked.append(signum)
 
     with _handled(note):
         yield lambda: asked[0] if asked else 0
