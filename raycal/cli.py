@@ -14,7 +14,7 @@ from raycal import cli_sessions
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
-VERBS = ("search", "train", "apply", "sessions")
+VERBS = ("search", "train", "apply", "sessions", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
         return {None: _search, "search": _search, "train": _train, "apply": _apply,
-                "sessions": cli_sessions.main}[verb](argv)
+                "sessions": cli_sessions.main, "doctor": _doctor}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
@@ -74,6 +74,14 @@ def apply_parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
                    help="sessions.traces=KEY; with --adapt also how the recordings are split")
+    return p
+
+
+def doctor_parser() -> argparse.ArgumentParser:
+    p = parser("raycal doctor", "Check this machine before a long search; ends with 1 when something stands in the way.")
+    p.add_argument("--out", default="runs", metavar="DIR", help="where runs go (runs)")
+    p.add_argument("--storage", default="", metavar="URI", help="where runs are copied to, such as s3://bucket/runs")
+    p.add_argument("--address", default="", metavar="A", help="Ray cluster that is joined")
     return p
 
 
@@ -188,6 +196,7 @@ def _train(argv: list[str]) -> int:
         folder.discard()
         raise
     print(f"model        {folder.path}/model.pt\n"
+          f"pictures     {folder.path}/figures\n"
           f"next         python -c \"import raycal; print(raycal.load('{folder.path}'))\"")
     return 0
 
@@ -201,6 +210,18 @@ def _apply(argv: list[str]) -> int:
                            format=args.format, device=args.device, settings=dict(parse_set(s) for s in args.sets))
     print(done.closing())
     return 0
+
+
+def _doctor(argv: list[str]) -> int:
+    from raycal import doctor
+
+    args = doctor_parser().parse_args(argv)
+    bad = 0
+    for finding in doctor.examine(args.out, args.storage, args.address):
+        print(finding, flush=True)
+        bad += finding.state == "bad"
+    print(f"{bad} of these stand in the way of a search" if bad else "nothing stands in the way of a search")
+    return 1 if bad else 0
 
 
 def _positive(text: str) -> float:

@@ -90,6 +90,9 @@ def test_a_command_is_one_that_the_program_takes(command):
     if words[:2] == ["raycal", "sessions"]:
         cli_sessions.sessions_parser().parse_args(words[2:])
         return
+    if words[:2] == ["raycal", "doctor"]:
+        cli.doctor_parser().parse_args(words[2:])
+        return
     if words[:2] == ["raycal", "apply"]:
         cli.apply_parser().parse_args(words[2:])
         return

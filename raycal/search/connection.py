@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pathlib
 import shutil
 import socket
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.search import interruption
+from raycal.search import interruption, leftovers
 
 # Train's defaults cost seconds a slot: a 2 s controller poll, a preemption watcher, metrics, a patched print.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -55,7 +54,7 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
         os.environ.setdefault(key, value)
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
-        _check_listening(address)
+        check_listening(address)
         try:
             with interruption.around_ray():
                 ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
@@ -71,7 +70,7 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
     return True
 
 
-def _check_listening(address: str) -> None:
+def check_listening(address: str) -> None:
     """Refuse a HOST:PORT where nothing listens: Ray itself looks for more than a minute and then ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():  # auto, or a form that Ray itself refuses
@@ -191,8 +190,8 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     import ray
 
     own = connect(config, address, verbose, temp_dir)
-    _sweep()
-    scratch = tempfile.mkdtemp(prefix=f"raycal-{socket.gethostname()}-{os.getpid()}-")
+    leftovers.sweep()
+    scratch = tempfile.mkdtemp(prefix=f"{leftovers.SCRATCH}{os.getpid()}-")
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
         gently = False
@@ -206,24 +205,6 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
         if own:
             ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sweep() -> None:
-    """Remove the scratch folders of drivers of this user and machine that were killed: the name holds who made it."""
-    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"raycal-{socket.gethostname()}-*-*"):
-        with contextlib.suppress(OSError, ValueError):
-            if folder.stat().st_uid == os.getuid() and not _lives(int(folder.name.rsplit("-", 2)[1])):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def hush() -> None:

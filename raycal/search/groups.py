@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import ray
+from ray.train import UserCallback
+
 from raycal.search.worker import worker_loop
 
 
@@ -28,13 +31,26 @@ def fit(pool: Any, index: int, rebuild: int, settings: Mapping[str, Any]) -> Non
                                            resources_per_worker=settings["resources"]),
         torch_config=TorchConfig(backend="nccl" if settings["use_gpu"] else "gloo"),
         run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
-                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0)),
+                                   failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0),
+                                   callbacks=[_Witness(pool, index)]),
     ).fit()
+
+
+class _Witness(UserCallback):
+    """Tells the pool what Train saw of a worker that died: it cannot say itself that Ray ended it for its memory."""
+
+    def __init__(self, pool: Any, index: int):
+        self._pool, self._index = pool, index
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = getattr(error, "health_check_failure", error)
+            memory = isinstance(cause, ray.exceptions.OutOfMemoryError)
+            ray.get(self._pool.witness.remote(self._index, "oom" if memory else "died", str(cause)))
 
 
 def of_slots(settings: Mapping[str, Any]) -> list[str]:
     """Return the placement groups of this Ray job that have the shape of a slot, but for settings["others"]."""
-    import ray
     from ray.util.placement_group import placement_group_table
 
     job, shape = ray.get_runtime_context().get_job_id(), [dict(settings["resources"])] * settings["workers"]

@@ -15,7 +15,7 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, interruption, recordings
+from raycal.search import connection, ending, interruption, recordings, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
@@ -164,6 +164,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
+    from raycal.metrics.baselines import ridge_on_traces
     from raycal.search.study import Record
 
     cluster.grow(cluster.slots.count)
@@ -178,7 +179,8 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     with interruption.heard() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
-        ridge = recordings.ridge(data)
+        ridge = recordings.beside(ridge_on_traces, data)
+        say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)],
                           _mender(cluster, data, again, progress.say))
         try:
@@ -186,11 +188,15 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
                 _tune(referee, cluster, over, progress.say)
         finally:
             record.abandon()
+        if referee.error:
+            raise referee.error
         if not interrupted():
             keeper.add({"ridge": ray.get(ridge)})
-    if not interrupted():
-        keeper.add({"baselines": _classical(plan, data, study, say)})
+    measured = None if interrupted() else ending.measure(plan, data, study, folder, say)
+    keeper.add(measured.facts if measured else {})
     summary = keeper.write()
+    if measured:
+        ending.draw(measured, plan, study, folder, say)
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
     return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted,
@@ -208,19 +214,6 @@ def _mender(cluster: connection.Cluster, data: recordings.Prepared, again: Calla
         cluster.mend()
 
     return mend
-
-
-def _classical(plan: Plan, data: recordings.Prepared, study, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return what classical codes reach at the rate limit and at the rate that the winner takes, as measured."""
-    from raycal.search.study import best_trial
-
-    best = best_trial(study)
-    taken = best.user_attrs.get("metrics", {}).get("val/bits_per_second") if best else None
-    rates = [rate for rate in (plan.rate_limit, taken) if rate]
-    if not rates:
-        return {}
-    say("classical codes of the same blocks ...")
-    return recordings.classical(data, rates)
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:
@@ -309,5 +302,3 @@ def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool
                                   failure_config=tune.FailureConfig(max_failures=2),
                                   checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
     ).fit()
-    if referee.error:
-        raise referee.error

@@ -34,13 +34,15 @@ class Job:
     deaths: int = 0
     ended: bool = False
     paused: bool = False  # its worker waits for the storage
+    stacks: list[str] = field(default_factory=list)  # of workers over the limit
     taken: bool = False  # by a worker that lives
     last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
     events: collections.deque = field(default_factory=collections.deque)
 
     def end(self, kind: str, message: str) -> None:
         self.ended = True
-        self.events.append({"kind": kind, "message": message})
+        batch = {"batch": self.payload["config"].get("windows.batch")} if kind == "oom" else {}
+        self.events.append({"kind": kind, "message": message, **batch})
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Slot:
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> where it lives
     rebuilds: int = 0
     idle: bool = False  # its worker waits for a job
+    seen: tuple[str, str] = ("died", "without a word")  # how Train saw a worker of it end
 
     @property
     def fallen(self) -> bool:
@@ -141,7 +144,8 @@ class Slots:
             job.taken = job.paused = False
             job.deaths += 1
             if job.deaths >= DEATHS:
-                job.end("died", f"its worker died {job.deaths} times at epoch {job.reported + 1}")
+                kind, seen = slot.seen
+                job.end(kind, f"its worker died {job.deaths} times at epoch {job.reported + 1}: {seen}")
 
     async def _settle(self) -> None:
         """Let jobs that no worker has go on in a slot whose worker waits; while winding up, end them."""

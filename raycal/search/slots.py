@@ -107,6 +107,10 @@ class SlotPool(Slots):
         slot.workers[rank] = identity
         await self._settle()
 
+    async def witness(self, index: int, kind: str, message: str) -> None:
+        """Note how Train saw a worker of a slot end."""
+        self._slots[index].seen = kind, message
+
     async def next_job(self, index: int, last: int) -> dict[str, Any] | None:
         """Wait for the slot's next job; None when the pool closes."""
         slot = self._slots[index]
@@ -140,6 +144,11 @@ class SlotPool(Slots):
             return "stop"
         return "keep" if self._winding_up else "go"
 
+    async def stood(self, seq: int, stack: str) -> None:
+        """Note where a worker stands whose epoch is over its limit, for the end that is posted next."""
+        if job := self._job(seq):
+            job.stacks.append(stack)
+
     async def post(self, seq: int, event: dict[str, Any]) -> None:
         """Take an epoch or an end from a worker."""
         job = self._job(seq)
@@ -148,6 +157,8 @@ class SlotPool(Slots):
         if event["kind"] == "epoch" and event["epoch"] <= job.reported and not event["done"]:
             return  # of a worker on a node that was given up
         job.paused = event["kind"] == "paused"
+        if event["kind"] == "hang":
+            event = {**event, "message": "; ".join([event["message"], *job.stacks])}
         if event["kind"] == "epoch":
             job.reported, job.deaths = event["epoch"], 0
             job.ended = event["done"]

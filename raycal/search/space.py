@@ -109,6 +109,14 @@ class Space:
         """Say whether some parameters are suggested only for some values of others."""
         return len({frozenset(self.draw(rng)[0]) for _ in range(draws)}) > 1
 
+    def extremes(self, rng, draws: int = 32) -> list[Config]:
+        """Return configurations whose numbers are as high as they may be, with choices drawn at random."""
+        found = []
+        for _ in range(draws):
+            with contextlib.suppress(UserError):  # the highest of all may not go together
+                found.append(self._try(_Highest(rng)))
+        return found
+
     def windows(self, rng, draws: int = 200) -> tuple[int, int]:
         """Return the smallest and the largest window length, in frames, that the space may propose."""
         lengths = []
@@ -206,6 +214,7 @@ class _Narrowed:
         if name in self._fixed:
             return self._hold(name)
         high = int(min(high, self._limits.get(name, high)))
+        high -= max(high - low, 0) % options.get("step", 1)
         return self._trial.suggest_int(name, min(low, high), high, **options)
 
     def suggest_float(self, name: str, low: float, high: float, **options):
@@ -269,3 +278,10 @@ class _Random(_Probe):
         if distribution.step:
             value = min(high, low + round((value - low) / distribution.step) * distribution.step)
         return int(value) if isinstance(distribution, optuna.distributions.IntDistribution) else float(value)
+
+
+class _Highest(_Random):
+    def _pick(self, name: str, distribution):
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            return super()._pick(name, distribution)
+        return distribution.high

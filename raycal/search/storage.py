@@ -1,11 +1,13 @@
 """A copy of the run on remote storage: written whole by the driver, read back before a resume.
 
 The driver alone writes, after each finished trial and at most every 30 s, so that nobody ever
-appends to an object store.
+appends to an object store. Files that the run drops are dropped there too.
 """
 from __future__ import annotations
 
+import os
 import pathlib
+import threading
 import time
 from collections.abc import Callable
 
@@ -13,6 +15,7 @@ from raycal.errors import UserError
 from raycal.search.folder import write_atomically
 
 EVERY = 30.0  # s between uploads
+ATTEMPTS = 3  # of the last upload, and of reading a file, each with the retries of the storage's client
 SKIPPED = ("lock",)
 
 
@@ -27,8 +30,33 @@ def filesystem(uri: str):
                         "give s3://bucket/folder or file:///folder") from None
 
 
+def try_out(uri: str) -> float | None:
+    """Write, read and delete a small file at a URI; return how many s this clock is ahead of the one there.
+
+    Raise UserError saying what does not work.
+    """
+    fs, root = filesystem(uri)
+    path, data, now = f"{root.rstrip('/')}/.raycal-{os.getpid()}", os.urandom(1024), time.time()
+    try:
+        fs.create_dir(root, recursive=True)
+        with fs.open_output_stream(path) as out:
+            out.write(data)
+        with fs.open_input_stream(path) as source:
+            same = source.read() == data
+        written = fs.get_file_info(path).mtime
+        fs.delete_file(path)
+    except OSError as e:
+        raise UserError(f"{uri}: cannot be used ({_why(e)})") from None
+    if not same:
+        raise UserError(f"{uri}: does not give back what was written")
+    return now - written.timestamp() if written else None
+
+
 class Mirror:
-    """Uploads the changed files of a run folder to uri/NAME."""
+    """Uploads the changed files of a run folder to uri/NAME, in a thread: a slow storage holds up no trial.
+
+    A storage that fails is said once, and once when it takes files again; the search goes on without it.
+    """
 
     def __init__(self, folder: pathlib.Path, uri: str, say: Callable[[str], None] = print):
         self._folder, self._uri, self._say = folder, uri, say
@@ -36,48 +64,93 @@ class Mirror:
         self._root = f"{root.rstrip('/')}/{folder.name}"
         self._sent: dict[pathlib.Path, tuple[int, int]] = {}
         self._last = -EVERY
+        self._failing = False
+        self._thread: threading.Thread | None = None
         try:
             self._fs.create_dir(self._root, recursive=True)
         except OSError as e:
-            raise UserError(f"--storage {uri}: cannot be written ({str(e).splitlines()[0]}); "
-                            "check the bucket and the credentials") from None
+            raise UserError(f"--storage {uri}: cannot be written ({_why(e)}); check the bucket, the credentials and the "
+                            "network") from None
 
-    def upload(self, force: bool = False) -> int:
-        """Send what changed since the last upload, journal last; return the number of files sent.
+    def upload(self, force: bool = False) -> None:
+        """Begin to send what changed since the last upload, at most every 30 s; force: send it, and wait for that."""
+        if force:
+            self._join()
+            attempts = (self._send_all() for _ in range(ATTEMPTS))
+            if not any(attempts):
+                self._say(f"--storage {self._uri}: the copy there is not complete, the run folder {self._folder} is; "
+                          f"--resume {self._folder} --storage {self._uri} copies it")
+        elif time.monotonic() - self._last >= EVERY and not (self._thread and self._thread.is_alive()):
+            self._last = time.monotonic()
+            self._thread = threading.Thread(target=self._send_all, name="mirror", daemon=True)
+            self._thread.start()
 
-        A storage that fails is said, and tried again at the next upload: the search goes on without it.
-        """
-        if not force and time.monotonic() - self._last < EVERY:
-            return 0
-        self._last = time.monotonic()
+    def _join(self) -> None:
+        if self._thread:
+            self._thread.join()
+
+    def _send_all(self) -> bool:
+        """Send new and changed files, the journal last, and remove those that are gone; True when all that worked."""
+        try:
+            for path in self._files():
+                self._send(path)
+            self._drop()
+        except OSError as e:
+            if not self._failing:
+                self._say(f"--storage {self._uri}: cannot be written ({_why(e)}); the search goes on without the copy "
+                          f"and tries again every {EVERY:.0f} s")
+            self._failing = True
+            return False
+        if self._failing:
+            self._say(f"--storage {self._uri}: can be written again; the copy is complete")
+        self._failing = False
+        return True
+
+    def _drop(self) -> None:
+        """Remove there what the run removed here; a run folder that is gone as a whole has removed nothing."""
+        gone = [p for p in self._sent if not p.exists()]
+        for path in gone if (self._folder / "study.journal").is_file() else ():
+            self._fs.delete_file(self._target(path))
+            del self._sent[path]
+
+    def _files(self) -> list[pathlib.Path]:
         files = [p for p in self._folder.rglob("*") if p.is_file() and p.name not in SKIPPED
                  and not p.name.startswith(".") and ".lock" not in p.name]
-        sent = 0
-        for path in sorted(files, key=lambda p: p.name == "study.journal"):
-            try:
-                stat = path.stat()
-                mark = (stat.st_mtime_ns, stat.st_size)
-                if self._sent.get(path) != mark:
-                    self._send(path)
-                    self._sent[path] = mark
-                    sent += 1
-            except FileNotFoundError:
-                continue  # a checkpoint that was dropped meanwhile
-            except OSError as e:
-                self._say(f"--storage {self._uri}: {path.name} could not be copied ({str(e).splitlines()[0]}); "
-                          + ("the copy is not complete, the run folder is" if force else "tried again later"))
-                return sent
-        return sent
+        return sorted(files, key=lambda p: p.name == "study.journal")
 
     def _send(self, path: pathlib.Path) -> None:
-        target = f"{self._root}/{path.relative_to(self._folder).as_posix()}"
+        try:
+            stat = path.stat()
+            data = None if self._sent.get(path) == (stat.st_mtime_ns, stat.st_size) else path.read_bytes()
+        except FileNotFoundError:
+            return  # a checkpoint that was dropped meanwhile
+        if data is None:
+            return
+        target = self._target(path)
         self._fs.create_dir(target.rsplit("/", 1)[0], recursive=True)
         with self._fs.open_output_stream(target) as out:
-            out.write(path.read_bytes())
+            out.write(data)
+        self._sent[path] = (stat.st_mtime_ns, stat.st_size)
+
+    def _target(self, path: pathlib.Path) -> str:
+        return f"{self._root}/{path.relative_to(self._folder).as_posix()}"
+
+
+def _why(error: BaseException) -> str:
+    """Return the part of a storage's error that a reader understands: AWS puts it last."""
+    return str(error).splitlines()[0].split("operation: ")[-1].split("; Details")[0]
 
 
 def fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
     """Download the run at uri into a folder of its name below `into`; files there that are newer stay."""
+    try:
+        return _fetch(uri, into)
+    except OSError as e:
+        raise UserError(f"--resume {uri}: cannot be read ({_why(e)}); check the network and the credentials, then try "
+                        "again: what is here already stays") from None
+
+
+def _fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
     import pyarrow.fs
 
     fs, root = filesystem(uri)
@@ -93,6 +166,17 @@ def fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
         if target.exists() and info.mtime and target.stat().st_mtime >= info.mtime.timestamp():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        with fs.open_input_stream(info.path) as source:
-            write_atomically(target, source.read())
+        write_atomically(target, _read(fs, info.path))
     return folder
+
+
+def _read(fs, path: str) -> bytes:
+    """Return the bytes of a file; pyarrow cannot use the second answer of a server whose first was an error."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with fs.open_input_stream(path) as source:
+                return source.read()
+        except OSError:
+            if not left:
+                raise
+            time.sleep(1.0)

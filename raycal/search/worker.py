@@ -210,6 +210,13 @@ class _Link:
         if self.rank == 0:
             self._call("post", self._seq, event)
 
+    def post_stack(self, what: str, stack: str) -> None:
+        """Post where every worker of the group stood: one hangs, the others wait for it."""
+        who = f"worker {self.rank} of {self.world}" if self.world > 1 else "it"
+        self._call("stood", self._seq, f"{who} stood at\n{stack}")
+        time.sleep(1.0 if self.world > 1 else 0.0)  # the others' watchdogs look every half second
+        self.post_end({"kind": "hang", "message": what})
+
     def post_end(self, event: dict[str, Any]) -> None:
         """Post an end from whichever worker met it; the first one counts, for the others lose their peer by it."""
         self._call("post", self._seq, event)
@@ -248,9 +255,7 @@ class _Watchdog:
             if self._deadline is not None and time.monotonic() > self._deadline:
                 frames = sys._current_frames()
                 stack = "".join(traceback.format_stack(frames[self._watched])) if self._watched in frames else ""
-                who = f"worker {self._link.rank} of {self._link.world}" if self._link.world > 1 else "it"
-                self._link.post_end({"kind": "hang",
-                                     "message": f"an epoch took over {self._limit:g} s; {who} stood at\n{stack}"})
+                self._link.post_stack(f"an epoch took over {self._limit:g} s", stack)
                 os._exit(1)
 
 

@@ -1,6 +1,7 @@
 """The pool of slots with real Ray Train workers: jobs, failures and what is left behind."""
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -23,7 +24,8 @@ class Epoch(NamedTuple):
 
 
 def counting(config, dataset, *, resume=None, rank=0, world=1, save=None):
-    """A trainer of no work; the seed asks for trouble: 13 raises, 14 hangs, 15 is slow enough to be killed."""
+    """A trainer of no work; the seed asks for trouble: 13 raises, 14 hangs, 15 is slow enough to be killed, 16 to 18
+    want more memory than there is, 19 fills it, 20 and 21 raise and hang in the second worker alone."""
     last = config.training.epochs
     for n in range(1, last + 1):
         if config.training.seed == 13 and n == 2:
@@ -32,13 +34,70 @@ def counting(config, dataset, *, resume=None, rank=0, world=1, save=None):
             time.sleep(60)
         if config.training.seed == 15:
             time.sleep(0.4)
+        if config.training.seed in GREEDY and n == 2:
+            GREEDY[config.training.seed]()
+        if config.training.seed in (20, 21) and n == 2:
+            fail_beside_a_peer(config.training.seed, rank)
         yield Epoch(n, {"world": world, "data": float(dataset.n_neurons[0])}, 1.0 / n, n, 1.0 / n, n == last,
                     "epochs" if n == last else "", {})
+
+
+def fail_beside_a_peer(seed, rank):
+    import torch.distributed as dist
+
+    if rank == 1 and seed == 20:
+        raise ZeroDivisionError("in the second worker")
+    if rank == 1:
+        time.sleep(60)
+    dist.barrier()
+
+
+def raise_as_a_gpu_does():
+    import torch
+
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def ask_torch_for_too_much():
+    import torch
+
+    torch.empty(10**15)
+
+
+def ask_numpy_for_too_much():
+    import numpy as np
+
+    np.empty(10**15)
+
+
+def fill_a_limited_memory():
+    """Touch memory until the system refuses more: the limit of this process is lowered to 400 MiB above what it has."""
+    import resource
+
+    import numpy as np
+
+    pages = int(open("/proc/self/statm").read().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 400 * 2**20, before[1]))
+    try:
+        held = [np.ones(2**21) for _ in range(1000)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    return held
+
+
+GREEDY = {16: raise_as_a_gpu_does, 17: ask_torch_for_too_much, 18: ask_numpy_for_too_much, 19: fill_a_limited_memory}
 
 
 @pytest.fixture(scope="module")
 def pool(ray_session, tmp_path_factory):
     """Two slots of one worker."""
+    with started(tmp_path_factory.mktemp("train"), slots=2, workers=1) as actor:
+        yield actor
+
+
+@contextlib.contextmanager
+def started(storage, slots: int, workers: int):
     import ray
     from ray import cloudpickle
     import sys
@@ -49,13 +108,13 @@ def pool(ray_session, tmp_path_factory):
     from raycal.sessions.simulate import simulate
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    actor = SlotPool.remote({"workers": 1, "resources": {"CPU": 1.0}, "use_gpu": False, "threads": 1, "limit": 3.0,
-                             "storage": str(tmp_path_factory.mktemp("train"))})
-    ray.get(actor.grow.remote(2))
+    actor = SlotPool.remote({"workers": workers, "resources": {"CPU": 1.0}, "use_gpu": False, "threads": 1, "limit": 3.0,
+                             "storage": str(storage)})
+    ray.get(actor.grow.remote(slots))
     session = simulate(n_neurons=7, n_frames=2000).session
     actor.refs = store.put(prepare([session], Config().sessions, 16))
     ray.get(actor.set_dataset.remote(actor.refs))
-    assert ray.get(actor.wait_ready.remote(120))
+    assert ray.get(actor.wait_ready.remote(280))
     yield actor
     groups = ray.get(actor.state.remote())["groups"]
     assert ray.get(actor.close.remote(90.0)), "every fit() ends when the pool closes"  # a busy machine takes its time
@@ -79,6 +138,12 @@ def run_job(pool, number: int, folder, epochs: int = 3, seed: int = 0, during=la
     return events
 
 
+def pids(pool):
+    import ray
+
+    return ray.get(pool.state.remote())["pids"]
+
+
 def test_a_job_posts_every_epoch_and_sees_the_stored_data(pool, tmp_path):
     events = run_job(pool, 0, tmp_path)
     assert [e["epoch"] for e in events] == [1, 2, 3]
@@ -90,6 +155,22 @@ def test_a_slot_survives_an_exception_and_hands_over_the_original_traceback(pool
     assert events[-1]["kind"] == "error"
     assert "ZeroDivisionError: thirteen" in events[-1]["message"] and "counting" in events[-1]["message"]
     assert run_job(pool, 2, tmp_path)[-1]["done"]
+
+
+@pytest.mark.parametrize("seed", GREEDY)
+def test_a_slot_survives_a_job_that_ran_out_of_memory(pool, tmp_path, seed):
+    """The class that CUDA raises is raised as it stands: that a GPU raises it was not tested."""
+    before = run_job(pool, 20, tmp_path)[-1]["done"] and pids(pool)
+    events = run_job(pool, seed, tmp_path, seed=seed)
+    assert [e["kind"] for e in events] == ["epoch", "oom"]
+    assert events[-1]["batch"] == 32 and events[-1]["memory"] > 2**26 and GREEDY[seed].__name__ in events[-1]["message"]
+    assert run_job(pool, 21, tmp_path)[-1]["done"] and set(before) <= set(pids(pool)), "no worker is a new process"
+
+
+def test_the_peak_memory_of_a_job_is_not_that_of_an_earlier_one(pool, tmp_path):
+    filled = [run_job(pool, 30 + n, tmp_path, seed=19)[-1]["memory"] for n in range(4)]  # whichever slot takes it
+    after = [run_job(pool, 40 + n, tmp_path, seed=17)[-1]["memory"] for n in range(4)]
+    assert max(after) < min(filled) - 200 * 2**20
 
 
 def test_a_released_job_stops_before_its_next_epoch(pool, tmp_path):
@@ -134,3 +215,14 @@ def test_an_epoch_over_its_limit_ends_the_trial_with_the_workers_stack(pool, tmp
     assert events[-1]["kind"] == "hang"
     assert "time.sleep(60)" in events[-1]["message"]
     assert run_job(pool, 7, tmp_path)[-1]["done"]
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_the_second_worker_alone_is_told_as_it_was(ray_session, tmp_path):
+    """Its peer only meets a lost connection, or waits; the group is started anew and takes the next job."""
+    with started(tmp_path / "train", slots=1, workers=2) as pool:
+        raised = run_job(pool, 50, tmp_path, seed=20)[-1]
+        assert raised["kind"] == "error" and "ZeroDivisionError: in the second worker" in raised["message"]
+        hung = run_job(pool, 51, tmp_path, seed=21)[-1]
+        assert hung["kind"] == "hang" and "time.sleep(60)" in hung["message"], "the one that hangs, not who waits for it"
+        assert run_job(pool, 52, tmp_path)[-1]["done"]

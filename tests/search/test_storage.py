@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+import uuid
 
 import pytest
 
@@ -29,20 +31,19 @@ def contents(root):
 
 
 def test_the_run_is_copied_without_locks_and_half_written_files(folder, uri, tmp_path):
-    assert Mirror(folder, uri).upload() == 3
+    Mirror(folder, uri).upload(force=True)
     assert contents(tmp_path / "bucket" / "runs") == {
         f"grvq-1/{n}": f"{n} one" for n in ("study.journal", "summary.json", "trials/0000/model.pt")}
 
 
 def test_only_changed_files_are_sent_again(folder, uri, tmp_path):
     mirror = Mirror(folder, uri)
-    mirror.upload()
-    assert mirror.upload(force=True) == 0
+    mirror.upload(force=True)
     (folder / "summary.json").write_text("two, longer than before")
     (folder / "trials/0001").mkdir()
     (folder / "trials/0001/model.pt").write_text("new")
     untouched = (tmp_path / "bucket/runs/grvq-1/study.journal").stat().st_mtime_ns
-    assert mirror.upload(force=True) == 2
+    mirror.upload(force=True)
     copy = contents(tmp_path / "bucket/runs/grvq-1")
     assert copy["summary.json"] == "two, longer than before" and copy["trials/0001/model.pt"] == "new"
     assert (tmp_path / "bucket/runs/grvq-1/study.journal").stat().st_mtime_ns == untouched
@@ -51,38 +52,56 @@ def test_only_changed_files_are_sent_again(folder, uri, tmp_path):
 def test_uploads_are_spaced_unless_forced(folder, uri, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
-    mirror = Mirror(folder, uri)
-    assert mirror.upload() == 3
-    (folder / "summary.json").write_text("changed")
+    mirror, sent = Mirror(folder, uri), []
+    monkeypatch.setattr(mirror, "_send", sent.append)
+
+    def upload():
+        mirror.upload()
+        mirror._join()
+        return len(sent)
+
+    assert upload() == 3
     now[0] += storage.EVERY - 1
-    assert mirror.upload() == 0
+    assert upload() == 3
     now[0] += 2
-    assert mirror.upload() == 1
+    assert upload() == 6
 
 
 def test_the_journal_is_sent_last(folder, uri, monkeypatch):
     mirror, sent = Mirror(folder, uri), []
     monkeypatch.setattr(mirror, "_send", sent.append)
-    mirror.upload()
+    mirror.upload(force=True)
     assert sent[-1] == folder / "study.journal" and len(sent) == 3
 
 
-def test_files_that_vanish_while_being_sent_are_passed_over(folder, uri, monkeypatch):
+def test_checkpoints_that_the_run_drops_are_dropped_there_but_not_those_of_a_folder_that_vanished(folder, uri, tmp_path):
+    mirror = Mirror(folder, uri)
+    mirror.upload(force=True)
+    (folder / "trials/0000/model.pt").unlink()
+    mirror.upload(force=True)
+    assert set(contents(tmp_path / "bucket/runs/grvq-1")) == {"study.journal", "summary.json"}
+    folder.rename(tmp_path / "gone")
+    mirror.upload(force=True)
+    assert set(contents(tmp_path / "bucket/runs/grvq-1")) == {"study.journal", "summary.json"}
+
+
+def test_files_that_vanish_while_being_sent_are_passed_over(folder, uri, tmp_path, monkeypatch):
     mirror = Mirror(folder, uri)
     send = mirror._send
     monkeypatch.setattr(mirror, "_send", lambda path: (path.unlink() if path.name == "model.pt" else None, send(path)))
-    assert mirror.upload() == 2
+    mirror.upload(force=True)
+    assert set(contents(tmp_path / "bucket/runs/grvq-1")) == {"study.journal", "summary.json"}
 
 
 def test_a_run_is_fetched_whole(folder, uri, tmp_path):
-    Mirror(folder, uri).upload()
+    Mirror(folder, uri).upload(force=True)
     copy = fetch(f"{uri}/grvq-1", tmp_path / "elsewhere")
     assert copy == tmp_path / "elsewhere" / "grvq-1"
     assert contents(copy) == contents(tmp_path / "bucket/runs/grvq-1")
 
 
 def test_newer_local_files_win_over_fetched_ones(folder, uri, tmp_path):
-    Mirror(folder, uri).upload()
+    Mirror(folder, uri).upload(force=True)
     (folder / "summary.json").write_text("newer")
     os.utime(folder / "summary.json", (time.time() + 60,) * 2)
     (folder / "study.journal").write_text("older")
@@ -108,3 +127,99 @@ def test_a_storage_that_cannot_be_written_is_refused(folder, tmp_path):
 def test_fetching_nothing_is_refused(uri, tmp_path):
     with pytest.raises(UserError, match="nothing is stored there"):
         fetch(f"{uri}/missing", tmp_path)
+
+
+class Faults:
+    """What stands between a client and the S3 server: errors, delays, a count of requests."""
+
+    def __init__(self, app):
+        self._app, self.status, self.delay, self.every = app, "", 0.0, 1
+        self.served = self.refused = 0
+
+    def __call__(self, environ, start_response):
+        time.sleep(self.delay)
+        if self.status and (self.served + self.refused) % self.every == 0:
+            self.refused += 1
+            start_response(self.status, [("Content-Type", "application/xml"), ("Connection", "close")])
+            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+        self.served += 1
+        return self._app(environ, start_response)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A bucket on loopback behind faults; yields them and the URI."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    from werkzeug.serving import make_server
+
+    faults = Faults(moto.DomainDispatcherApplication(moto.create_backend_app))
+    server = make_server("127.0.0.1", 0, faults, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    for key, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+                       "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}.items():
+        monkeypatch.setenv(key, value)
+    bucket = f"lab-{uuid.uuid4()}"  # moto keeps its buckets as long as the process lives
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    yield faults, f"s3://{bucket}/runs"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_run_survives_s3_that_errs_now_and_then_and_is_slow(s3, folder, tmp_path):
+    faults, uri = s3
+    faults.status, faults.every, faults.delay = "503 Slow Down", 4, 0.02
+    said = []
+    Mirror(folder, uri, said.append).upload(force=True)
+    assert not said and faults.refused > 2, "the client of the storage retries by itself"
+    copy = fetch(f"{uri}/grvq-1", tmp_path / "elsewhere")
+    assert set(contents(copy)) == {"study.journal", "summary.json", "trials/0000/model.pt"}
+
+
+def test_an_s3_outage_is_said_once_and_the_copy_is_complete_after_it(s3, folder, tmp_path, monkeypatch):
+    faults, uri = s3
+    monkeypatch.setattr(storage, "EVERY", 0.0)
+    said, mirror = [], None
+    mirror = Mirror(folder, uri, said.append)
+    faults.status = "403 Forbidden"  # not retried by the client
+    for _ in range(3):
+        mirror.upload()
+        mirror._join()
+    assert len(said) == 1 and f"--storage {uri}: cannot be written" in said[0] and "goes on without the copy" in said[0]
+    with pytest.raises(UserError, match=f"--resume {uri}/grvq-1: cannot be read"):
+        fetch(f"{uri}/grvq-1", tmp_path / "elsewhere")
+    mirror.upload(force=True)
+    assert len(said) == 2 and "the copy there is not complete" in said[1]
+    faults.status = ""
+    mirror.upload(force=True)
+    assert len(said) == 3 and "the copy is complete" in said[2]
+    assert len(contents(fetch(f"{uri}/grvq-1", tmp_path / "elsewhere"))) == 3
+
+
+def test_a_slow_storage_does_not_hold_up_the_search(s3, folder):
+    faults, uri = s3
+    mirror, gate = Mirror(folder, uri), threading.Event()
+    app, faults._app = faults._app, lambda *request: gate.wait() and app(*request)
+    mirror.upload()  # returns while the storage has not answered
+    mirror.upload()
+    gate.set()
+    mirror.upload(force=True)
+    assert len(mirror._sent) == 3
+
+
+def test_trying_a_storage_out_leaves_nothing_there_and_says_what_fails(s3, tmp_path):
+    faults, uri = s3
+    assert abs(storage.try_out(uri)) < 60
+    assert not fetchable(uri)
+    faults.status = "403 Forbidden"
+    with pytest.raises(UserError, match=f"{uri}: cannot be used"):
+        storage.try_out(uri)
+    assert abs(storage.try_out(f"file://{tmp_path}/bucket")) < 60 and not contents(tmp_path / "bucket")
+
+
+def fetchable(uri):
+    import pyarrow.fs
+
+    fs, root = storage.filesystem(uri)
+    return [i for i in fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True)) if i.is_file]
