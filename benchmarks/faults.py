@@ -39,9 +39,10 @@ ONE_SLOT = ["--max-concurrent", "1"]
 
 
 @contextlib.contextmanager
-def search(folder: pathlib.Path, arguments: list[str], environment: dict[str, str] | None = None) -> Iterator[Search]:
+def search(folder: pathlib.Path, arguments: list[str], always: Sequence[str] = ONE_SLOT,
+           environment: dict[str, str] | None = None) -> Iterator[Search]:
     """A search for the block; whatever it leaves is killed where the block fails."""
-    made = Search(folder / "run", arguments, environment)
+    made = Search(folder / "run", arguments, always, environment)
     try:
         yield made
     finally:
@@ -50,7 +51,7 @@ def search(folder: pathlib.Path, arguments: list[str], environment: dict[str, st
 
 def parts(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[Row]:
     arguments = searching.given(folder, epochs)
-    with search(folder, [*arguments, *ONE_SLOT, "--trials", str(trials)]) as run:
+    with search(folder, [*arguments, "--trials", str(trials)]) as run:
         run.start()
         for role in ("worker", "slot", "pool", "Tune actor"):
             run.wait_for_epochs(3)
@@ -62,7 +63,7 @@ def parts(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[R
 
 def driver(folder: pathlib.Path, epochs: int = 24, trials: int = 4, only: Sequence[str] = ()) -> Iterator[Row]:
     arguments = searching.given(folder, epochs)
-    with search(folder, [*arguments, *ONE_SLOT, "--trials", str(trials)]) as run:
+    with search(folder, [*arguments, "--trials", str(trials)]) as run:
         run.start()
         for name, end, status in [e for e in ENDS if e[0] in only or not only]:
             run.wait_for_epochs(3)
@@ -116,7 +117,7 @@ def check_ended(run: Search, name: str) -> str:
 
 
 def ddp(folder: pathlib.Path, epochs: int = 16) -> Iterator[Row]:
-    arguments = [*searching.given(folder, epochs), *ONE_SLOT, "--trials", "2", "--workers-per-trial", "2"]
+    arguments = [*searching.given(folder, epochs), "--trials", "2", "--workers-per-trial", "2"]
     with search(folder, arguments) as run:
         run.start()
         for rank in (0, 1):
@@ -137,7 +138,7 @@ def nodes(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[R
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": str(_made(folder / "r"))})
     try:
         others = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        with search(folder, [*arguments, "--address", cluster.address]) as run:
+        with search(folder, arguments, ["--address", cluster.address]) as run:
             run.start()
             run.wait_for_epochs(6)
             cluster.remove_node(others[0], allow_graceful=False)
@@ -145,7 +146,7 @@ def nodes(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[R
             run.driver.kill()
             run.end()
             free(cluster.address)
-            run.start("--address", cluster.address)
+            run.start()
             run.wait_for_epochs(1)
             yield "SIGKILL of a cluster's driver", "resumed, the cluster was free", time.monotonic() - run.began
             assert run.end() == 0, run.said[-3000:]
@@ -189,8 +190,8 @@ def clock(folder: pathlib.Path, epochs: int = 24, trials: int = 3) -> Iterator[R
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
     hours.write_bytes(struct.pack("l", 0))
     arguments = searching.given(folder, epochs)
-    with search(folder, [*arguments, *ONE_SLOT, "--trials", str(trials)],
-                {"LD_PRELOAD": str(library), "RAYCAL_CLOCK": str(hours)}) as run:
+    with search(folder, [*arguments, "--trials", str(trials)],
+                environment={"LD_PRELOAD": str(library), "RAYCAL_CLOCK": str(hours)}) as run:
         run.start()
         run.wait_for_epochs(3)
         with open(hours, "r+b") as f:

@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import common
@@ -52,10 +52,14 @@ def given(folder: pathlib.Path, epochs: int, n_frames: int = 1500) -> list[str]:
 
 
 class Search:
-    """A run folder and the driver that is at it, if any; every driver leads a session of processes of its own."""
+    """A run folder and the driver that is at it, if any; every driver leads a session of processes of its own.
 
-    def __init__(self, folder: pathlib.Path, arguments: list[str], environment: dict[str, str] | None = None):
-        self.folder, self._arguments = folder, arguments
+    arguments: of the first start; always: of every start, the resumes among them.
+    """
+
+    def __init__(self, folder: pathlib.Path, arguments: list[str], always: Sequence[str] = (),
+                 environment: dict[str, str] | None = None):
+        self.folder, self._arguments, self._always = folder, arguments, always
         self._temporary = folder.parent / "t"
         self._temporary.mkdir(exist_ok=True)
         self._environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
@@ -66,13 +70,13 @@ class Search:
         self._terminal, self._said, self._sessions = -1, bytearray(), []
         self.began = 0.0
 
-    def start(self, *more: str) -> Search:
+    def start(self) -> Search:
         """Start a driver on a terminal of its own: a new run, or going on with the one that is there."""
         first = ["--out", str(self.folder), *self._arguments]
-        arguments = ["--resume", str(self.folder)] if self.folder.exists() else first
+        arguments = [*(["--resume", str(self.folder)] if self.folder.exists() else first), *self._always]
         self._terminal, inner = pty.openpty()
         self.began = time.monotonic()
-        self.driver = subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *arguments, *more], stdin=inner,
+        self.driver = subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *arguments], stdin=inner,
                                        stdout=inner, stderr=inner, env=self._environment, start_new_session=True,
                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(inner)

@@ -32,8 +32,8 @@ def soak(folder: pathlib.Path, kills: int, trials: int, seed: int, epochs: int) 
     draw = random.Random(seed)
     arguments = searching.given(folder, epochs)
     killed: collections.Counter[str] = collections.Counter()
-    with search(folder, [*arguments, "--sampler", "random", "--pruner", "none", "--max-concurrent", "2", "--trials",
-                         str(trials)]) as run:
+    with search(folder, [*arguments, "--sampler", "random", "--pruner", "none", "--trials", str(trials)],
+                ["--max-concurrent", "2"]) as run:
         run.start()
         while killed.total() < kills and _next_epoch(run):
             role, = draw.choices(list(SHARES), SHARES.values())
