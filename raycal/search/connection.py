@@ -148,10 +148,9 @@ class Cluster:
 
     def mend(self) -> None:
         """Bring a pool that died, and came back empty, to where it was; one that lives stays as it is."""
-        import ray
-
-        for call in (lambda: self.pool.grow.remote(self._count), lambda: self.pool.set_dataset.remote(self._refs)):
-            _insist(call)
+        _insist(lambda: self.pool.grow.remote(self._count))
+        if self._refs:
+            _insist(lambda: self.pool.set_dataset.remote(self._refs))
 
     def close(self, gently: bool) -> None:
         """End the pool and remove the placement groups of its workers; gently: let the workers end by themselves."""

@@ -177,6 +177,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     progress = _progress(plan, record, wanted, options, deadline)
     keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror, say=progress.say)
     with interruption.heard() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
+        folder.patiently(keeper.tidy)
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
         ridge = recordings.beside(ridge_on_traces, data)

@@ -175,7 +175,7 @@ class Slots:
 
 async def _dead(actor: Any) -> bool:
     """Say whether an actor is known to have died; one that does not answer in time may be busy."""
-    with contextlib.suppress(asyncio.TimeoutError, ray.exceptions.ActorUnavailableError):
+    with contextlib.suppress(asyncio.TimeoutError, ray.exceptions.RayError):
         try:
             await asyncio.wait_for(asyncio.wrap_future(actor.__ray_ready__.remote().future()), ROUND)
         except ray.exceptions.ActorDiedError:
