@@ -293,7 +293,9 @@ def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool
         say("stopping: running epochs are finished and saved (ctrl-C once more stops at once)")
         cluster.pool.wind_up.remote()
 
-    trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool), {"CPU": 0.001})
+    # no CPU: a thousandth on a node would keep a slot from its last one. The head node is also the one that stays.
+    trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool),
+                                    {"node:__internal_head__": 0.001})
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,

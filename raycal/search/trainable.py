@@ -15,7 +15,7 @@ from raycal.search.slots import NoSlot
 
 
 class BorrowedSlot(tune.Trainable):
-    """Class trainable with 0.001 CPU and reuse_actors; its config is {"number", "payload"}."""
+    """Class trainable without a CPU, with reuse_actors; its config is {"number", "payload"}."""
 
     def setup(self, config: dict[str, Any], pool=None) -> None:
         self._pool, self._seq = pool, None
