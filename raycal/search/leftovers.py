@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -19,6 +20,13 @@ def find(out: pathlib.Path) -> list[tuple[str, list[pathlib.Path], str]]:
             ("scratch folders", list(_scratch()), "rm -r {}"),
             ("locks", list(_locks(out)), "none needed, --resume takes a run over (or rm {})"),
             ("shared memory segments", list(_segments(pathlib.Path("/dev/shm"))), "rm {}")]
+
+
+def sweep() -> None:
+    """Remove the scratch folders of this user's drivers that died: nobody else will."""
+    for folder in _scratch():
+        if _owned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes() -> str:
@@ -36,6 +44,7 @@ def _sessions(processes: str) -> Iterator[pathlib.Path]:
 
 
 def _scratch() -> Iterator[pathlib.Path]:
+    import ray  # noqa: F401  it brings psutil along
     import psutil
 
     for folder in sorted(pathlib.Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")):
