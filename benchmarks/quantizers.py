@@ -49,7 +49,7 @@ class Library(nn.Module):
         self.inner = library.VectorQuantize(**options) if settings.type == "ema" else \
             library.GroupedResidualVQ(groups=settings.groups, num_quantizers=settings.levels, **options)
 
-    def forward(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor, session: Tensor | None = None) -> Quantized:
         quantized, indices, loss = self.inner(z)
         if indices.ndim == 4:  # (G, B, L, R)
             indices = indices.permute(1, 2, 0, 3).flatten(2)
@@ -83,8 +83,8 @@ def alone(name: str, config: Config, windows: int, rounds: int) -> float:
 
     def stepping(quantizer: nn.Module):
         def step() -> None:
-            quantized, _, loss = quantizer(z.requires_grad_())
-            (quantized.square().mean() + loss).backward()
+            found = quantizer(z.requires_grad_())
+            (found.quantized.square().mean() + found.loss).backward()
         return step
 
     sides = (quantizers.build(config.quantizer), Library(config.quantizer))

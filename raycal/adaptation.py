@@ -90,4 +90,5 @@ def fit(trained: Trained, config: Config, dataset: Dataset,
 def shared_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights and codebooks that no session has to itself, by name."""
     own = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, PerSession))
+    own += tuple(f"quantizer.{name}" for name in model.quantizer.per_session)
     return {name: value for name, value in model.state_dict().items() if not name.startswith(own)}

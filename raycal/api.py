@@ -40,7 +40,8 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
     """Train one configuration in this process, without Ray; return the trained model (raycal.inference.Trained).
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
-    written to out/model.pt when out is given. on_epoch hears every raycal.training.loop.Epoch.
+    written to out/model.pt when out is given, pictures of its codes to out/figures/ and what these cost to
+    out/code_length.json. on_epoch hears every raycal.training.loop.Epoch.
     """
     import tempfile
 
@@ -67,7 +68,22 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         folder = pathlib.Path(out or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
-        return inference.load(folder)
+        trained = inference.load(folder)
+        if out:
+            _describe(trained, dataset, folder)
+        return trained
+
+
+def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
+    """Write what the codes of the validation part cost, and their pictures."""
+    import json
+
+    from raycal.report import latents, pictures
+    from raycal.search.folder import write_atomically
+
+    lengths, portrait = latents.judged(trained, dataset)
+    write_atomically(folder / "code_length.json", json.dumps(lengths, indent=1))
+    pictures.write(folder, latents.draw(portrait))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

@@ -81,14 +81,17 @@ def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: Applied
              say: Callable[[str], None]) -> tuple[Trained, dict[str, Any]]:
     """Fit and write the model of one new session; return it and what metrics.json says of it."""
     from raycal import adaptation
+    from raycal.report.latents import judged
 
     id = dataset.recordings[0].id
     state = adaptation.fit(trained, config, dataset,
                            lambda e: say(f"{id:<14} epoch {e.epoch:3d}  val NMSE {e.objective:.4f}"))
     name = folder.write_model(id, state)
     validation = {k.removeprefix("val/"): v for k, v in state["metrics"].items() if k.startswith("val/")}
-    facts = {"model": name, "epochs": state["epoch"], "best_epoch": state["best"]["epoch"], "validation": validation}
-    return restored_model(state, device), facts
+    adapted = restored_model(state, device)
+    facts = {"model": name, "epochs": state["epoch"], "best_epoch": state["best"]["epoch"], "validation": validation,
+             "code_length": judged(adapted, dataset, drawn=False)[0]}
+    return adapted, facts
 
 
 def apply(trained: Trained, session: Session) -> Applied:
@@ -103,7 +106,7 @@ def apply(trained: Trained, session: Session) -> Applied:
                "neurons": len(entry["kept"]),
                **_reconstruction(session, arrays["reconstruction"], np.array(entry["kept"]),
                                  _train_scaler(trained, entry) if seen else None),
-               **_codes(arrays["codes"], trained.config, seconds),
+               **_codes(arrays["codes"], trained.config, seconds, trained.code_length(session)),
                "behavior_r2": _decoding(trained, session, arrays["behavior"], entry, bool(seen))}
     return Applied(arrays, metrics)
 
@@ -143,8 +146,11 @@ def _reconstruction(session: Session, prediction: np.ndarray, kept: np.ndarray,
             "neuron_r": each.tolist()}
 
 
-def _codes(codes: np.ndarray, config: Config, seconds: float) -> dict[str, float]:
+def _codes(codes: np.ndarray, config: Config, seconds: float, bits: float | None) -> dict[str, float]:
+    """Return the figures of codes (S, C); bits: their code length where there is no codebook to count in."""
     sizes = quantizers.codebook_sizes(config.quantizer)
+    if bits is not None:
+        return {"codes": len(codes), "bits_per_second": bits / seconds, "usage": float((codes != 0).any(0).mean())}
     found = codebook.summary([codebook.count(column, size) for column, size in zip(codes.T, sizes)])
     return {"codes": len(codes), "bits_per_second": found.pop("bits") * len(codes) / seconds, **found}
 

@@ -184,6 +184,7 @@ def _train(argv: list[str]) -> int:
         folder.discard()
         raise
     print(f"model        {folder.path}/model.pt\n"
+          f"pictures     {folder.path}/figures\n"
           f"next         python -c \"import raycal; print(raycal.load('{folder.path}'))\"")
     return 0
 

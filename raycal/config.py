@@ -56,6 +56,7 @@ class Windows:
 @dataclass(frozen=True)
 class Model:
     family: str = setting("vqvae", choices=tuple(FAMILIES))
+    linear: int = setting(0, choices=(0, 1))  # a path of principal axes and Haar wavelets, to which the network adds
     width: int = setting(64, low=4, high=4096)  # channels of the shared core
     residual_blocks: int = setting(2, low=0, high=32)
     residual_width: int = setting(32, low=1, high=4096)
@@ -79,6 +80,9 @@ class Quantizer:
     distance: str = setting("euclidean", choices=("euclidean", "cosine"))
     gradient: str = setting("straight_through", choices=("straight_through", "rotation"))  # past the codes
     entropy: float = setting(0.1, low=0.0, high=100.0)  # lfq only: weight of clear choices that use all codes
+    bits: float = setting(12.0, low=0.01, high=10_000.0)  # transform only: of a code step, on average
+    context: int = setting(1, choices=(0, 1))  # transform only: scales follow what was coded before
+    rate: float = setting(1.0, low=0.0, high=100.0)  # transform only: weight of the code length in the loss
 
 
 @dataclass(frozen=True)

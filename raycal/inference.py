@@ -103,6 +103,13 @@ class Trained:
         return np.concatenate([codes[self._first_code(window):] for window, codes in self._windows(
             self._seen(session), lambda part: self.model([part])[0][0].indices)])
 
+    def code_length(self, session: Session) -> float | None:
+        """Return the bits of all codes under the model of them that was fitted on train; None for codebooks."""
+        if self.model.quantizer.codebook_sizes:
+            return None
+        windows = self._windows(self._seen(session), lambda part: self.model([part])[0][0].bits)
+        return float(sum(bits * (1 - w.seen / w.length) for w, bits in windows))
+
     def code_frames(self, session: Session) -> np.ndarray:
         """Return the first of the session's own frames (S,) that each row of `codes` stands for.
 

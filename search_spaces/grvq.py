@@ -4,9 +4,9 @@ The quantizer type is searched too: at the rate limit of the default configurati
 codebook competes with groups and levels of small ones.
 """
 from raycal.config import Config
-from search_spaces.vq import architecture, training
+from search_spaces.vq import LINEAR, architecture, training
 
-BASE = Config().replace({"quantizer.type": "grvq", "quantizer.groups": 4, "quantizer.levels": 2,
+BASE = Config().replace({**LINEAR, "quantizer.type": "grvq", "quantizer.groups": 4, "quantizer.levels": 2,
                          "quantizer.codebook_size": 64, "quantizer.code_dim": 32, "windows.length": 32})
 
 

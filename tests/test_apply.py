@@ -206,6 +206,7 @@ def test_an_adapted_model_reads_a_second_animal(adapted, animals, capsys):
     dataset = prepare([animals[1]], model.config.sessions, 16)
     found = {k.removeprefix("val/"): v for k, v in measure(model.model, dataset, model.config).metrics.items()}
     assert facts["validation"] == pytest.approx(found) and found["nmse"] < 0.75
+    assert facts["code_length"]["entropy_bits_per_second"] == pytest.approx(found["bits_per_second"])
     assert found["behavior_r2/stimulus"] > 0.4  # decoded by the first animal's head
     assert facts["model"] == "second.pt" and facts["seen_in_training"] is True and facts["best_epoch"] <= 10
     assert np.array_equal(np.load(adapted / "second.npz")["codes"], model.codes(animals[1]))
@@ -341,3 +342,15 @@ def test_python_and_command_line_say_the_same(adapted, trained, animals):
     assert application.apply(trained, animals[0]).metrics == trained.apply(animals[0]).metrics
     model = trained.adapt(animals[1], epochs=10)
     assert np.array_equal(model.codes(animals[1]), np.load(adapted / "second.npz")["codes"])
+
+
+def test_a_transform_code_is_applied_and_adapted_at_its_rate(tmp_path, animals):
+    config = TINY.replace({"quantizer.type": "transform", "quantizer.bits": 6.0, "quantizer.code_dim": 14,
+                           "model.linear": 1, "model.downsample": 1, "optimizer.ema": 0.0})
+    first = train_to(tmp_path, [animals[0]], config)
+    applied = first.apply(animals[0])
+    assert applied.metrics["bits_per_second"] == pytest.approx(6.0 * 5, rel=0.15)  # it was steered on validation
+    assert applied.arrays["codes"].shape == (2000, 14) and applied.metrics["nmse"] < 0.5
+    second = first.adapt(animals[1], epochs=1)
+    assert second.apply(animals[1]).metrics["nmse"] < 0.6
+    assert torch.equal(second.model.quantizer.weights, first.model.quantizer.weights)

@@ -210,3 +210,17 @@ def test_looking_at_settings_loads_no_framework():
             "print([m for m in ('torch', 'ray', 'matplotlib', 'scipy') if m in sys.modules], file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_a_training_leaves_its_model_what_its_codes_cost_and_their_pictures(space_file, tmp_path, capsys):
+    import raycal
+    from raycal.sessions.readers import npz
+    from raycal.sessions.simulate import simulate
+
+    npz.write(simulate(n_neurons=5, n_frames=900, rate=5.0, seed=1).session, tmp_path / "a.npz")
+    assert cli.main(["train", "--space", space_file, "--sessions", str(tmp_path / "a.npz"), "--epochs", "1", "-q",
+                     "--out", str(tmp_path / "one")]) == 0
+    assert f"{tmp_path / 'one'}/figures" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "one" / "figures").glob("*.png")) == ["codes.png", "latents.png"]
+    cost, metrics = json.loads((tmp_path / "one" / "code_length.json").read_text()), raycal.load(tmp_path / "one").metrics
+    assert cost["entropy_bits_per_second"] == pytest.approx(metrics["val/bits_per_second"], rel=1e-5)

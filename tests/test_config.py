@@ -76,7 +76,7 @@ def test_unknown_names_are_refused_with_the_nearest(name, meant):
     ("training.epochs", 0, "from 1 to"), ("optimizer.lr", "fast", "must be a number"), ("optimizer.lr", [1], "number"),
     ("optimizer.lr", math.nan, "must be finite"), ("optimizer.lr", math.inf, "must be finite"),
     ("optimizer.lr", -1, "from 1e-08 to 10"), ("windows.stride", 0, "at least 1"), ("optimizer.lr", False, "a number"),
-    ("quantizer.type", "grqv", "one of vq, ema, rvq, grvq, fsq, lfq, simvq; did you mean 'grvq'"), ("quantizer.type", 3, "must be a word"),
+    ("quantizer.type", "grqv", "one of vq, ema, rvq, grvq, fsq, lfq, simvq, transform; did you mean 'grvq'"), ("quantizer.type", 3, "must be a word"),
     ("model.downsample", 3, "must be one of 1, 2, 4, 8"), ("sessions.behavior", 3, "a list of names"),
     ("sessions.behavior", [3], "a list of names"), ("sessions.select", "varience", "did you mean 'variance'"),
     ("sessions.smooth", 11, "from 0.0 to 10.0"), ("sessions.resample", -1, "from 0.0 to 1000.0"),

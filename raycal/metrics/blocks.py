@@ -4,6 +4,7 @@ Shapes: F frames of the part, N neurons, P axes, b windows of L frames.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -62,9 +63,9 @@ def offsets(pieces: tuple[Run, ...], length: int, limit: int) -> np.ndarray:
     return starts[evenly(len(starts), limit)]
 
 
-def standardised(recording, part: str) -> tuple[np.ndarray, tuple[Run, ...]]:
-    """Return the part's frames alone, (F, N) float32 z-scored on train, 0 where not valid, and its pieces in them."""
-    center, spread = recording.scalers["zscore"]
+def standardised(recording, part: str, normalize: str = "zscore") -> tuple[np.ndarray, tuple[Run, ...]]:
+    """Return the part's frames alone, (F, N) float32 scaled on train, 0 where not valid, and its pieces in them."""
+    center, spread = recording.scalers[normalize]
     runs = recording.pieces[part]
     rows = np.concatenate([np.arange(a, b) for a, b in runs])
     x = recording.traces[rows]
@@ -74,6 +75,15 @@ def standardised(recording, part: str) -> tuple[np.ndarray, tuple[Run, ...]]:
         x[~recording.valid[rows]] = 0.0
     ends = np.cumsum([b - a for a, b in runs]).tolist()
     return x, tuple(zip([0, *ends[:-1]], ends))
+
+
+def shares(n: int, pieces: tuple[Run, ...], length: int, count: int) -> Iterator[tuple[Run, tuple[Run, ...]]]:
+    """Yield ((low, high), pieces inside) for `count` contiguous shares of n frames that hold a whole window."""
+    ends = [n * i // count for i in range(count + 1)]
+    for low, high in zip(ends, ends[1:]):
+        inside = tuple((max(a, low), min(b, high)) for a, b in pieces if min(b, high) - max(a, low) >= length)
+        if inside:
+            yield (low, high), inside
 
 
 def evenly(n: int, limit: int) -> np.ndarray:

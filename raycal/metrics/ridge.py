@@ -30,6 +30,14 @@ class Ridge(NamedTuple):
             out[frames] = features @ self.weights + self.intercept
         return out
 
+    def raw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return weights (2 lags + 1, N, K) on inputs as they come, and the intercept (K,) that goes with them."""
+        weights = self.weights.reshape(2 * self.inputs.lags + 1, -1, self.weights.shape[1])
+        if self.inputs.components is not None:
+            weights = self.inputs.components @ weights
+        weights = weights / self.inputs.spread[:, None]
+        return weights, self.intercept - self.inputs.center @ weights.sum(0)
+
 
 class Inputs(NamedTuple):
     """How raw inputs become features; all of it fitted on train."""

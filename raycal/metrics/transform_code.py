@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.fft import dct, idct
 
-from raycal.metrics.blocks import cut, fit_axes, offsets
+from raycal.metrics.blocks import cut, fit_axes, offsets, shares
 from raycal.sessions.split import Run
 
 DEAD = 2 / 3  # of a step, on either side of zero
@@ -79,13 +79,10 @@ def fit(x_fn: np.ndarray, pieces: tuple[Run, ...], length: int, folds: int = 3) 
     in place of 0.29). One fold, or shares without a whole window, measures on all frames.
     """
     axes = fit_axes(x_fn)
-    cuts = [len(x_fn) * i // folds for i in range(folds + 1)]
     sums, n = 0.0, 0
-    for low, high in zip(cuts, cuts[1:]) if folds > 1 else ():
-        inside = tuple((max(a, low), min(b, high)) for a, b in pieces if min(b, high) - max(a, low) >= length)
-        if inside:
-            size, windows = _size(x_fn, inside, length, fit_axes(x_fn, (low, high)), axes.n_components_)
-            sums, n = sums + size, n + windows
+    for share, inside in shares(len(x_fn), pieces, length, folds) if folds > 1 else ():
+        size, windows = _size(x_fn, inside, length, fit_axes(x_fn, share), axes.n_components_)
+        sums, n = sums + size, n + windows
     if not n:
         sums, n = _size(x_fn, pieces, length, axes, axes.n_components_)
     scales = np.maximum(sums / n, np.finfo(np.float32).tiny)

@@ -43,6 +43,17 @@ def doubling(width: int, downsample: int) -> list[nn.Module]:
     return [nn.ConvTranspose1d(width, width, 4, 2, 1) for _ in range(int(math.log2(downsample)))]
 
 
+class Beside(nn.Module):
+    """A linear path and a network that adds to it."""
+
+    def __init__(self, linear: list[nn.Module], network: nn.Sequential):
+        super().__init__()
+        self.linear, self.network = nn.Sequential(*linear), network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.network(x)
+
+
 def pad_to(x: Tensor, multiple: int) -> Tensor:
     """Repeat the last frame of (b, C, L) until L is a multiple."""
     surplus = -x.shape[-1] % multiple
@@ -94,15 +105,31 @@ class ReadOut(PerSession):
         return F.conv1d(x, conv.weight[:n], conv.bias[:n])
 
 
-class FrameHead(nn.Module):
-    """Predict K values a frame from the code steps alone: (b, D, S) -> (b, K, S * downsample)."""
+class StepHead(nn.Module):
+    """Predict the values of a step from the code steps around it alone: (b, D, S) -> (b, outputs, S)."""
 
-    def __init__(self, dim: int, hidden: int, outputs: int, downsample: int, activation: str, dropout: float):
+    def __init__(self, dim: int, hidden: int, outputs: int, activation: str, dropout: float):
         super().__init__()
-        self.downsample = downsample
         self.body = nn.Sequential(nn.Conv1d(dim, hidden, 3, padding=1), ACTIVATIONS[activation](),
-                                  nn.Dropout(dropout), nn.Conv1d(hidden, outputs * downsample, 1))
+                                  nn.Dropout(dropout), nn.Conv1d(hidden, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = self.body(x).unflatten(1, (-1, self.downsample))  # (b, K, downsample, S)
-        return steps.transpose(2, 3).flatten(2)
+        return self.body(x)
+
+
+class LinearHead(PerSession):
+    """The same by a linear map of +-lags steps that each session has to itself, for its latents are its own axes."""
+
+    def __init__(self, n_neurons: Sequence[int], dim: int, outputs: int, lags: int, shared: bool):
+        super().__init__(n_neurons, shared)
+        self.lags = lags
+        self.maps = nn.ModuleList(nn.Conv1d(dim, outputs, 2 * lags + 1, padding=lags, padding_mode="replicate")
+                                  for _ in self.sizes)
+
+    def forward(self, x: Tensor, session: int) -> Tensor:
+        return self._map(session)(x)
+
+
+def frames_of(steps: Tensor, downsample: int) -> Tensor:
+    """Return (b, K, S * downsample) of the values (b, K * downsample, S) of code steps."""
+    return steps.unflatten(1, (-1, downsample)).transpose(2, 3).flatten(2)

@@ -31,9 +31,13 @@ ABOUT = {
     "nmse_about": "train: the mean of the session's train blocks, where it was seen in training; session: the mean of "
                   "the whole session, where it was not",
     "neuron_r": "correlation of each recorded neuron; null where the model does not see it, or it does not vary",
-    "bits_per_second": "sum of the codebooks' entropies over the session, times the codes a second of it",
+    "bits_per_second": "sum of the codebooks' entropies over the session, times the codes a second of it; without "
+                       "codebooks the code length under the model of codes that was fitted on train",
     "validation": "with --adapt: the adapted model on the session's validation blocks, by which its epoch was chosen; "
                   "nmse about the mean of its train blocks",
+    "code_length": "with --adapt: bits/s that the codes of the validation blocks cost, under models of the codes that "
+                   "were counted on the train blocks: each alone (independent), given the same codebook one step before "
+                   "(conditional), given the codebook before at the same step (joint)",
 }
 
 

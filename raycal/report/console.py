@@ -134,10 +134,12 @@ def closing(summary: dict[str, Any]) -> str:
         lines += ["no trial completed, so there is no winner"]
     else:
         lines += [_row("", "winner", "default"), *_rows(best, default, summary)]
+    lines += _of_each(summary.get("quantizers", {}))
     lines += [f"run          {folder}"]
     if best is not None:
         lines += [f"best model   {folder}/best   (raycal.load)"]
-    lines += [f"TensorBoard  tensorboard --logdir {folder}",
+    pictures = f"   # pictures also in {folder}/figures" if best is not None else ""
+    lines += [f"TensorBoard  tensorboard --logdir {folder}{pictures}",
               f"next         python run_search.py --resume {folder}" + ("" if interrupted else " --more 20")]
     if best is not None and not interrupted:
         lines += ["             these are validation figures of one seed each, chosen as the best of many"]
@@ -153,6 +155,8 @@ def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[st
                        ("val/bits_per_second", "bits/s, measured"), ("val/usage", "codebook usage")):
         if key in best["metrics"]:
             rows.append(_row(label, _number(best["metrics"][key]), _number(other.get(key))))
+        if key == "val/bits_per_second" and summary.get("code_length"):
+            rows.append(_coded(summary["code_length"]))
     for name, figures in list(summary.get("ridge", {}).items())[:4]:
         model = best["metrics"].get(f"val/behavior_r2/{name}")
         rows.append(_row(f"  {name[:16]}", _number(model), _number(other.get(f"val/behavior_r2/{name}")))
@@ -160,13 +164,37 @@ def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[st
     return rows + _classical(best["metrics"], summary.get("baselines", {}))
 
 
+def _coded(lengths: dict[str, dict[str, Any]]) -> str:
+    """Return the row of what the codes cost a coder that knows their statistics from train alone."""
+    winner, default = lengths["winner"], lengths.get("default", {})
+    row = _row("bits/s, coded", _number(winner["independent_bits_per_second"]),
+               _number(default.get("independent_bits_per_second")))
+    if not winner["codebooks"]:
+        return row
+    level = f", the level before {_number(winner['joint_bits_per_second'])}" if len(winner["codebooks"]) > 1 else ""
+    return f"{row:<48}   the winner's given the step before {_number(winner['conditional_bits_per_second'])}{level}"
+
+
+def _of_each(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a table of the best trial of every type of quantizer, where there are several types."""
+    if len(found) < 2:
+        return []
+    rows = [f"{'best of each':<18}{'NMSE':>14}{'bits/s, measured':>20}{'usage':>10}   trial"]
+    for kind, best in found.items():
+        ended = "" if best["state"] == "complete" else f", {best['reason']} at epoch {best['epoch']}"
+        rows.append(f"  {kind:<16}{_number(best['nmse']):>14}{_number(best['bits_per_second']):>20}"
+                    f"{_number(best['usage']):>10}   {best['number']}{ended}")
+    return rows
+
+
 def _classical(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> list[str]:
     """Return a row for each classical code at the rate that the winner takes, and who wins, in words."""
     rows, taken = [], metrics.get("val/bits_per_second")
-    for name in ("transform code", "residual k-means"):
+    for name, label in (("transform code",) * 2, ("residual k-means",) * 2,
+                        ("grouped residual k-means", "grouped k-means")):
         for figures in (f for key, f in baselines.items() if key.startswith(f"{name} at ") and f["asked"] == taken):
             ends = "beats it" if metrics["val/nmse"] < figures["nmse"] else "loses to it"
-            rows.append(_row(f"  {name}", _number(figures["nmse"]), "")
+            rows.append(_row(f"  {label}", _number(figures["nmse"]), "")
                         + f"                   NMSE at the winner's {taken:.4g} bits/s: the winner {ends}")
     return rows
 

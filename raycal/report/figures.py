@@ -118,7 +118,7 @@ def _draw_heat_map(figure, axis, binned: np.ndarray, length: float) -> None:
     bar.ax.tick_params(colors=INK, labelsize=8)
     bar.set_label("activity (z)", color=INK)
     bar.outline.set_visible(False)
-    _tidy(axis)
+    tidy(axis)
 
 
 def _draw_examples(axis, session: Session, z: np.ndarray, order: np.ndarray, frames: np.ndarray) -> None:
@@ -136,7 +136,7 @@ def _draw_examples(axis, session: Session, z: np.ndarray, order: np.ndarray, fra
     axis.plot([1.008, 1.008], [0, bar], transform=axis.get_yaxis_transform(), color=INK, linewidth=2, clip_on=False)
     axis.text(1.014, bar / 2, f"{bar} sd", transform=axis.get_yaxis_transform(), va="center", fontsize=8, color=INK)
     axis.set_ylabel("examples (z)", color=INK)
-    _tidy(axis)
+    tidy(axis)
 
 
 def _draw_behavior(axis, session: Session, k: int, frames: np.ndarray) -> None:
@@ -144,7 +144,7 @@ def _draw_behavior(axis, session: Session, k: int, frames: np.ndarray) -> None:
     _draw_curve(axis, session, frames, session.behavior[:, k], color=BEHAVIOR_COLORS[k], linewidth=0.8)
     axis.set_ylabel(f"{name}\n({unit})" if unit else name, color=INK, fontsize=8)
     axis.margins(y=0.1)
-    _tidy(axis)
+    tidy(axis)
 
 
 def _draw_curve(axis, session: Session, frames: np.ndarray, values: np.ndarray, **style) -> None:
@@ -167,7 +167,7 @@ def _draw_stimuli(axis, session: Session, scale: float) -> None:
         axis.broken_barh(spans, (row - 0.35, 0.7), color=FAINT, linewidth=0)
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_yticks(range(len(shown)), [stimulus.name.replace("_", " ") for stimulus in shown], fontsize=8)
-    _tidy(axis)
+    tidy(axis)
 
 
 def _draw_borders(axis, session: Session, scale: float) -> None:
@@ -176,7 +176,7 @@ def _draw_borders(axis, session: Session, scale: float) -> None:
         axis.axvline(start * scale, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)))
 
 
-def _tidy(axis) -> None:
+def tidy(axis) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(FAINT)
     axis.tick_params(colors=INK, labelsize=8)
@@ -202,7 +202,7 @@ def draw_reconstruction(examples: Mapping[str, Any]):
             axis.plot(seconds, target[column, row], color=FAINT, linewidth=1.6, label="recorded")
             axis.plot(seconds, reconstruction[column, row], color=BEHAVIOR_COLORS[1], linewidth=1.2,
                       label="reconstructed")
-            _tidy(axis)
+            tidy(axis)
             if column == 0:
                 axis.set_ylabel(examples["labels"][row] or f"neuron {examples['neurons'][row]}", fontsize=8, color=INK)
             if row == neurons - 1:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raycal.search.study import best_trial
 
 OVER_LIMIT = "over rate limit"
+COMPARED = ("nmse", "bits_per_second", "usage")  # of the best of each quantizer
 
 
 def leaderboard(study: Study) -> str:
@@ -41,7 +42,20 @@ def summary(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     best = best_trial(study)
     return {**facts, "direction": directions[0] if len(directions) == 1 else directions,
             "trials": {**counts, "over_rate_limit": len(trials) - len(trained)},
-            "best": entry(best), "default": entry(trials[0]) if trials else None}
+            "best": entry(best), "default": entry(trials[0]) if trials else None,
+            "quantizers": best_of_each(study)}
+
+
+def best_of_each(study: Study) -> dict[str, dict[str, Any]]:
+    """Return {type of quantizer: its best trial}, best first; one that none completed is judged by its last report."""
+    judged = [t for t in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
+              if t.user_attrs.get("metrics")]
+    found: dict[str, dict[str, Any]] = {}
+    for trial in sorted(judged, key=lambda t: _order(study, t)):
+        kind, shown = trial.user_attrs.get("config", trial.params).get("quantizer.type", ""), entry(trial)
+        found.setdefault(kind, {**{key: shown[key] for key in ("number", "value", "epoch", "state", "reason")},
+                                **{key: shown["metrics"].get(f"val/{key}") for key in COMPARED}})
+    return found
 
 
 def entry(trial: FrozenTrial | None) -> dict[str, Any] | None:

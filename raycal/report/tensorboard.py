@@ -61,7 +61,7 @@ class TensorBoard:
         if isinstance(metrics.get(self._objective), (int, float)):
             writer.add_scalar("best/objective", metrics[self._objective], epoch)
         if "examples" in extras:
-            writer.add_image("reconstruction", _picture(extras["examples"]), epoch)
+            writer.add_image("reconstruction", _picture(extras["examples"]), epoch, dataformats="HWC")
         for codebook, counts in enumerate(extras.get("counts", ())):
             add_counts(writer, f"codebook/{codebook}", np.asarray(counts), epoch)
         writer.file_writer.add_summary(hparams({}, {})[2])
@@ -86,14 +86,11 @@ def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
 
 
 def _picture(examples: Mapping[str, Any]) -> np.ndarray:
-    """Draw example windows beside their reconstruction as an image (3, H, W) in 0..1."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    """Draw example windows beside their reconstruction as an image (H, W, 3)."""
     from raycal.report.figures import draw_reconstruction
+    from raycal.report.pictures import rendered
 
-    canvas = FigureCanvasAgg(draw_reconstruction(examples))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1) / 255.0
+    return rendered(draw_reconstruction(examples))[..., :3]
 
 
 def _sample(distribution: Any) -> Any:

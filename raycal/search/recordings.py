@@ -75,32 +75,17 @@ def prepare(recordings: Recordings, settings: config.Sessions, agreement: Any,
     return Prepared([ray.put(assemble(agreement, ())), *refs], tuple(varying), n_bytes)
 
 
-def ridge(prepared: Prepared) -> Any:
-    """Start the ridge baseline on the raw traces beside the search; return the reference to its figures."""
+def beside(function: Callable[..., Any], prepared: Prepared, *arguments: Any) -> Any:
+    """Start function(dataset, *arguments) in a task where the recordings are; return the reference to its value."""
     import ray
 
-    return ray.remote(num_cpus=0)(_ridge).remote(prepared.refs)
+    return ray.remote(num_cpus=0)(_with_dataset).remote(function, prepared.refs, arguments)
 
 
-def classical(prepared: Prepared, rates: Sequence[float]) -> dict[str, dict[str, float]]:
-    """Return the classical codes of the traces at these rates (bits/s), computed in a task."""
-    import ray
-
-    return ray.get(ray.remote(num_cpus=0)(_classical).remote(prepared.refs, tuple(rates)))
-
-
-def _classical(refs: list, rates: tuple[float, ...]) -> dict[str, dict[str, float]]:
-    from raycal.metrics.baselines import baselines
+def _with_dataset(function: Callable[..., Any], refs: list, arguments: tuple) -> Any:
     from raycal.sessions import store
 
-    return baselines(store.get(refs, {}), rates)
-
-
-def _ridge(refs: list) -> dict[str, dict[str, float]]:
-    from raycal.metrics.baselines import ridge_on_traces
-    from raycal.sessions import store
-
-    return ridge_on_traces(store.get(refs, {}))
+    return function(store.get(refs, {}), *arguments)
 
 
 def _sketch(session: Session, settings: config.Sessions) -> Any:

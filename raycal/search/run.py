@@ -15,7 +15,7 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, recordings, room
+from raycal.search import connection, ending, recordings, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
@@ -135,6 +135,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
+    from raycal.metrics.baselines import ridge_on_traces
     from raycal.search.study import Record
 
     cluster.grow(cluster.slots.count)
@@ -148,7 +149,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     with _interruptible() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
-        ridge = recordings.ridge(data)
+        ridge = recordings.beside(ridge_on_traces, data)
         say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)])
         with progress:
@@ -157,24 +158,13 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
         if referee.error:
             raise referee.error
         keeper.add({"ridge": ray.get(ridge)})
-    keeper.add({"baselines": _classical(plan, data, study, say)})
+    measured = ending.measure(plan, data, study, folder, say)
+    keeper.add(measured.facts)
     summary = keeper.write()
+    ending.draw(measured, plan, study, folder, say)
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
     return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
-
-
-def _classical(plan: Plan, data: recordings.Prepared, study, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return what classical codes reach at the rate limit and at the rate that the winner takes, as measured."""
-    from raycal.search.study import best_trial
-
-    best = best_trial(study)
-    taken = best.user_attrs.get("metrics", {}).get("val/bits_per_second") if best else None
-    rates = [rate for rate in (plan.rate_limit, taken) if rate]
-    if not rates:
-        return {}
-    say("classical codes of the same blocks ...")
-    return recordings.classical(data, rates)
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:

@@ -206,6 +206,7 @@ class _Narrowed:
         if name in self._fixed:
             return self._hold(name)
         high = int(min(high, self._limits.get(name, high)))
+        high -= max(high - low, 0) % options.get("step", 1)
         return self._trial.suggest_int(name, min(low, high), high, **options)
 
     def suggest_float(self, name: str, low: float, high: float, **options):

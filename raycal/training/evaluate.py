@@ -6,7 +6,8 @@ scaler, whichever normalisation was searched; nothing here is a mean of batch va
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,15 +42,18 @@ def measure(model: torch.nn.Module, dataset, config: Config, part: str = "valida
     """Measure a model on a part of a prepared dataset. Names begin with val/, fit/ (the train part) or test/.
 
     nmse: squared error over squared deviation from the train mean; r: mean correlation of a neuron;
-    usage, perplexity: of the codebooks, which read at most tokens / codebook_size (usage_cap);
-    bits_per_second: measured, sum of the codebooks' entropies times codes a second of recording;
+    usage, perplexity: of the codebooks, which read at most tokens / codebook_size (usage_cap); without codebooks
+    usage is the share of latents that are ever coded as anything but zero;
+    bits_per_second: measured, sum of the codebooks' entropies times codes a second of recording, or the code length
+    under a model that was fitted on train, steered to the nominal rate on this part as classical codes are;
     behavior_r2: mean over behaviours of R2 about the train mean, absent where none varies here.
     """
     sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, next(model.parameters()).device)
     batch = max(1, min(256, BATCH_VALUES // (config.windows.length * max(*dataset.n_neurons, config.model.width))))
     sums = _Sums(dataset, config)
-    with _judging(model):
-        for (windows,), keep in sampler.cover(part, batch):
+    cover = functools.partial(sampler.cover, part, batch)
+    with _judging(model), _steered(model, cover, part):
+        for (windows,), keep in cover():
             sums.add(windows, model([windows])[0][0], keep)
     return Evaluation({f"{PREFIX[part]}/{name}": value for name, value in sums.metrics().items()}, sums.arrays())
 
@@ -66,6 +70,12 @@ def _judging(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+def _steered(model: torch.nn.Module, cover: Callable, part: str) -> contextlib.AbstractContextManager:
+    """Let a model that codes spend its nominal rate on the part; the validation part sets what it is exported with."""
+    steered = getattr(model, "steered", None)
+    return steered(cover, keep=part == "validation") if steered else contextlib.nullcontext()
+
+
 class _Sums:
     """What a split adds up to."""
 
@@ -74,6 +84,7 @@ class _Sums:
         self._sizes = quantizers.codebook_sizes(config.quantizer)
         self._first = torch.tensor(np.cumsum((0, *self._sizes[:-1])))  # of a codebook among all codes laid end to end
         self._counts = torch.zeros(sum(self._sizes), dtype=torch.int64)
+        self._bits, self._coded = 0.0, torch.zeros(config.quantizer.code_dim, dtype=torch.bool)
         self._traces = [ReconstructionSums.of(r, config.sessions.normalize) for r in dataset.recordings]
         self._behavior = [DecodingSums(len(dataset.behavior_names)) for _ in dataset.recordings]  # already in train sd
         self._frames = np.zeros(len(dataset.recordings))
@@ -86,7 +97,11 @@ class _Sums:
         self._traces[part.session].add(target, prediction, kept, valid)
         self._behavior[part.session].add(part.behavior.cpu().numpy(), behavior, kept)
         self._frames[part.session] += kept.sum()
-        self._count(output.indices, keep)
+        if output.bits is None:
+            self._count(output.indices, keep)
+        else:
+            self._bits += float(output.bits.double() @ keep.double().mean(1))
+            self._coded |= (output.indices != 0).flatten(0, 1).any(0).cpu()
         if not self._examples:
             self._examples = self._chosen(part.session, target, prediction)
 
@@ -104,17 +119,20 @@ class _Sums:
         self._counts += torch.bincount(flat, minlength=len(self._counts)).cpu()
 
     def _by_codebook(self) -> list[np.ndarray]:
-        return [c.numpy() for c in self._counts.split(self._sizes)]
+        return [c.numpy() for c in self._counts.split(self._sizes)] if self._sizes else []
 
     def _codes(self) -> dict[str, float]:
         counts, windows, step = self._by_codebook(), self._config.windows.length, self._config.model.downsample
         seconds = sum(f / r.rate for f, r in zip(self._frames, self._dataset.recordings))
+        if not counts:
+            return {"bits_per_second": self._bits / seconds, "usage": float(self._coded.double().mean())}
         codes_per_second = -(-windows // step) / windows * self._frames.sum() / seconds
         found = codebook.summary(counts)
         found["bits_per_second"] = found.pop("bits") * codes_per_second
         found["codebook_size"] = float(np.mean(self._sizes))
         for c, n in enumerate(counts):
             found[f"usage/{c}"], found[f"perplexity/{c}"] = codebook.usage(n), codebook.perplexity(n)
+            found[f"entropy/{c}"] = codebook.entropy_bits(n)
         return found
 
     def _decoding(self) -> dict[str, float]:

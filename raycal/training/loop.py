@@ -25,6 +25,7 @@ from raycal.training.ema import WeightEMA
 from raycal.training.evaluate import Evaluation, measure
 from raycal.training.optim import Updater
 from raycal.training.schedules import learning_rate
+from raycal.training.start import start
 
 
 class Epoch(NamedTuple):
@@ -88,11 +89,13 @@ class _Run:
         device = device_of(config)
         torch.manual_seed(config.training.seed)
         self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names)).to(device)
-        _hold(self.model, held)
         self.sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, device, rank, world)
         self.update = Updater(self.model, config, device)
         self.ema = WeightEMA(self.model, config.optimizer.ema)
         self.record = _Record(config)
+        if config.model.linear and not resume:
+            start(self.model, dataset, config)
+        _hold(self.model, held)
         self._steps_per_epoch = math.ceil(self.sampler.steps_per_epoch / config.optimizer.accumulate)
         self.n_steps = self._steps_per_epoch * config.training.epochs
         if resume:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raycal.metrics.code_length import code_length
+from raycal.metrics.code_length import code_length, joint_code_length
 
 
 def chain(n, stay, k, seed):
@@ -81,3 +81,32 @@ def test_indices_outside_their_codebook_are_refused():
     for wrong in (good + [0, 4], good - 1, good[:, :1]):
         with pytest.raises(ValueError, match="indices below"):
             code_length([good], [wrong], [4, 4])
+
+
+def test_levels_of_one_step_are_paid_once():
+    """The second codebook copies the first three times in four, the third is free."""
+    def draw(seed, n=30_000):
+        rng = np.random.default_rng(seed)
+        first = rng.integers(4, size=n)
+        noise = rng.random(n) < 0.25
+        return np.stack([first, np.where(noise, rng.integers(4, size=n), first) + 4, rng.integers(2, size=n)], axis=1)
+
+    sizes, p = [4, 8, 2], np.array([13, 1, 1, 1]) / 16
+    found = joint_code_length([draw(1)], [draw(2)], sizes)
+    np.testing.assert_allclose(found.mean(0), [2, entropy(p), 1], rtol=0.02)
+    alone = code_length([draw(1)], [draw(2)], sizes).independent
+    np.testing.assert_array_equal(found[:, 0], alone[:, 0])
+    np.testing.assert_allclose(alone.mean(0), [2, 2, 1], rtol=0.02)
+
+
+def test_joint_lengths_are_those_of_a_code():
+    train = np.stack([chain(400, 0.5, 5, 3), chain(400, 0.5, 7, 4)], axis=1)
+    every = np.stack(np.meshgrid(np.arange(5), np.arange(7), indexing="ij"), axis=-1).reshape(-1, 2)
+    assert (2.0 ** -joint_code_length([train], [every], [5, 7]).sum(1)).sum() == pytest.approx(1.0)
+
+
+def test_a_small_codebook_may_follow_a_large_one():
+    train = np.random.default_rng(0).integers(0, [300, 2], size=(900, 2))
+    assert np.isfinite(joint_code_length([train], [np.array([[299, 1], [0, 0]])], [300, 2])).all()
+    with pytest.raises(ValueError, match="indices below"):
+        joint_code_length([train], [train], [300, 1])

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raycal.models.layers import (ACTIVATIONS, FrameHead, ReadIn, ReadOut, Residual, doubling, halving, norm, pad_to,
+from raycal.models.layers import (ACTIVATIONS, ReadIn, ReadOut, Residual, doubling, frames_of, halving, norm, pad_to,
                                   residuals)
 
 
@@ -67,10 +67,9 @@ def test_values_that_were_not_measured_do_not_enter():
     assert torch.equal(read_in(x, 0, valid), expected)
 
 
-def test_the_frame_head_orders_frames_within_their_code_step():
-    head = FrameHead(dim=4, hidden=6, outputs=2, downsample=3, activation="relu", dropout=0.0)
-    x = torch.randn(1, 4, 5)
-    steps, frames = head.body(x), head(x)
+def test_frames_are_in_order_within_their_code_step():
+    steps = torch.randn(1, 6, 5)
+    frames = frames_of(steps, 3)
     assert frames.shape == (1, 2, 15)
     for k in range(2):
         for s in range(5):

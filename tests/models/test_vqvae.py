@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from raycal import models
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.models.quantizers.base import Quantized
 from raycal.models.vqvae import OBJECTIVES, VQVAE, bits_per_second
 
 SMALL = {"model.width": 8, "model.residual_width": 4, "model.residual_blocks": 1, "model.behavior_width": 8,
@@ -50,7 +51,7 @@ def test_exactly_as_many_frames_come_out(length, downsample):
 def test_frames_beyond_the_window_are_cut_from_its_end():
     model, quantized = VQVAE(config(), [5], 2), torch.randn(3, 9, 4)
     assert torch.equal(model.decode(quantized, 0, 33), model.decode(quantized, 0, 36)[..., :33])
-    assert torch.equal(model.decode_behavior(quantized, 33), model.decode_behavior(quantized, 36)[..., :33])
+    assert torch.equal(model.decode_behavior(quantized, 0, 33), model.decode_behavior(quantized, 0, 36)[..., :33])
 
 
 @pytest.mark.parametrize("kind", ["vq", "ema", "grvq"])
@@ -63,7 +64,7 @@ def test_the_steps_compose_to_the_forward_pass(kind):
         assert torch.equal(codes, out.indices)
         quantized = model.quantizer.lookup(codes)
         torch.testing.assert_close(model.decode(quantized, p.session, 32), out.reconstruction)
-        torch.testing.assert_close(model.decode_behavior(quantized, 32), out.behavior)
+        torch.testing.assert_close(model.decode_behavior(quantized, p.session, 32), out.behavior)
 
 
 def test_nothing_passes_around_the_quantizer():
@@ -73,7 +74,7 @@ def test_nothing_passes_around_the_quantizer():
         quantized = model.quantizer.lookup(model.codes(batch[0].traces, 0))
         (out,), _ = model(batch)
         other = [batch[0]._replace(traces=torch.randn(3, 5, 32))]
-        model.quantizer.forward = lambda z: (quantized, torch.zeros(3, 8, 1), z.new_zeros(()))
+        model.quantizer.forward = lambda z, session: Quantized(quantized, torch.zeros(3, 8, 1), z.new_zeros(()))
         (held,), _ = model(other)  # other traces, the same codes
     torch.testing.assert_close(held.reconstruction, out.reconstruction)
     torch.testing.assert_close(held.behavior, out.behavior)

@@ -109,6 +109,32 @@ def test_classical_codes_at_the_winners_rate_stand_below_it_and_who_wins_is_said
     assert len(text.splitlines()) <= 20
 
 
+def test_what_the_codes_cost_a_coder_stands_below_what_they_measure(study):
+    whole = summary(study, facts())
+    whole["best"]["metrics"]["val/bits_per_second"] = 50.0
+    cost = {"independent_bits_per_second": 55.5, "conditional_bits_per_second": 41.25,
+            "joint_bits_per_second": 47.75, "codebooks": [{}, {}]}
+    whole["code_length"] = {"winner": cost, "default": {**cost, "independent_bits_per_second": 60.5}}
+    row, = (line for line in closing(whole).splitlines() if line.startswith("bits/s, coded"))
+    assert row.split()[2:4] == ["55.5", "60.5"]
+    assert row.endswith("the winner's given the step before 41.25, the level before 47.75")
+    whole["code_length"] = {"winner": {**cost, "codebooks": [{}]}}
+    assert "level" not in closing(whole) and len(closing(whole).splitlines()) <= 20
+
+
+def test_several_types_of_quantizer_are_set_side_by_side(study, told):
+    lines = closing(summary(study, facts())).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("best of each"))
+    assert [line.split() for line in lines[at + 1:at + 3]] == [
+        ["ema", "0.3000", "-", "-", "1"], ["vq", "0.5000", "-", "-", "0"]]
+    study.add_trial(told(TrialState.PRUNED, reports=(0.7,), reason="stopped early", metrics={"val/nmse": 0.7},
+                         config={"quantizer.type": "fsq"}))
+    assert "stopped early at epoch 2" in closing(summary(study, facts()))
+    whole = summary(study, facts())
+    whole["quantizers"] = {"vq": whole["quantizers"]["vq"]}
+    assert "best of each" not in closing(whole), "one type is no comparison"
+
+
 def test_an_interrupted_search_says_how_to_go_on(study):
     text = closing(summary(study, facts(interrupted=True)))
     assert text.splitlines()[-1] == "next         python run_search.py --resume runs/vq-1"

@@ -5,7 +5,7 @@ import csv
 import optuna
 from optuna.trial import TrialState
 
-from raycal.report.leaderboard import entry, leaderboard, summary
+from raycal.report.leaderboard import best_of_each, entry, leaderboard, summary
 
 FACTS = {"space": "vq", "objective": "nmse", "sessions": ["a"], "fingerprints": {"a": "01"}, "seconds": 3.0}
 
@@ -43,7 +43,26 @@ def test_a_summary_counts_what_trained_and_sets_the_winner_beside_the_default(st
         "best": {"number": 1, "value": 0.3, "epoch": 2, "params": {"quantizer.type": "ema", "quantizer.decay": 0.9},
                  "metrics": {"val/nmse": 0.3, "val/r": 0.8}, "state": "complete", "reason": "patience"},
         "default": {"number": 0, "value": 0.5, "epoch": 2, "params": {"quantizer.type": "vq"},
-                    "metrics": {"val/nmse": 0.5}, "state": "complete", "reason": "epochs"}}
+                    "metrics": {"val/nmse": 0.5}, "state": "complete", "reason": "epochs"},
+        "quantizers": {
+            "ema": {"number": 1, "value": 0.3, "epoch": 2, "state": "complete", "reason": "patience", "nmse": 0.3,
+                    "bits_per_second": None, "usage": None},
+            "vq": {"number": 0, "value": 0.5, "epoch": 2, "state": "complete", "reason": "epochs", "nmse": 0.5,
+                   "bits_per_second": None, "usage": None}}}
+
+
+def test_the_best_of_each_quantizer_is_a_complete_trial_where_there_is_one(told):
+    study = optuna.create_study()
+    fsq = {"config": {"quantizer.type": "fsq"}}  # held, so that no trial has it as a parameter
+    figures = {"metrics": {"val/nmse": 0.6, "val/bits_per_second": 12.0, "val/usage": 0.5}}
+    study.add_trials([told(values=[0.6], **figures), told(TrialState.PRUNED, reports=(0.1,), reason="stopped early",
+                                                           **figures),
+                      told(TrialState.PRUNED, reports=(0.4,), reason="stopped early", **figures, **fsq),
+                      told(TrialState.PRUNED, reason="over rate limit"), told(TrialState.FAIL, reason="error")])
+    found = best_of_each(study)
+    assert {kind: (t["number"], t["state"], t["value"]) for kind, t in found.items()} == {
+        "vq": (0, "complete", 0.6), "fsq": (2, "pruned", 0.4)}
+    assert found["fsq"]["bits_per_second"] == 12.0 and found["fsq"]["usage"] == 0.5
 
 
 def test_an_empty_study_has_no_winner():

@@ -23,8 +23,9 @@ def test_the_first_trials_are_one_of_each_type_near_the_rate_limit_and_under_it(
     for config in configs:
         assert 0.95 * limit <= bits_per_second(config, 10.0) <= limit
         changed = {k for k, v in config.flat().items() if space.base.flat()[k] != v}
-        assert changed <= {"quantizer.type", "quantizer.codebook_size", "quantizer.groups", "quantizer.levels",
-                           "model.downsample"}  # nothing was left to chance
+        assert changed <= {"windows.length", "optimizer.lr", "quantizer.type", "quantizer.codebook_size",
+                           "quantizer.groups", "quantizer.levels",
+                           "quantizer.code_dim", "model.downsample"}  # nothing was left to chance
 
 
 def test_every_type_has_room_under_the_limit(space):

@@ -86,6 +86,22 @@ def test_the_summary_holds_what_other_tools_read(finished):
     assert stored["ridge"]["running"]["r2"] > stored["ridge"]["running"]["null_high"]
 
 
+def test_the_run_leaves_its_pictures_and_what_the_codes_cost(finished):
+    summary, folder = finished
+    stored = json.loads((folder / "summary.json").read_text())
+    names = ["codes.png", "latents.png", "rate-distortion.png"]
+    assert sorted(p.name for p in (folder / "figures").glob("*.png")) == names
+    assert len(list((folder / "figures").glob("events.*"))) == 1
+    for role, entry in (("winner", stored["best"]), ("default", stored["default"])):
+        cost = stored["code_length"][role]
+        assert cost["entropy_bits_per_second"] == pytest.approx(entry["metrics"]["val/bits_per_second"], rel=1e-5)
+        assert 0 < cost["joint_bits_per_second"] == cost["independent_bits_per_second"], "there is one codebook"
+    asked = {f["asked"] for name, f in stored["baselines"].items() if name.startswith("transform code")}
+    rates = [t.user_attrs["metrics"]["val/bits_per_second"] for t in study_of(folder).trials]
+    assert len(asked) >= 4 and min(asked) <= min(r for r in rates if r > 0) * 1.001 and max(asked) >= max(rates)
+    assert set(stored["quantizers"]) == {t.params["quantizer.type"] for t in study_of(folder).trials}
+
+
 def test_the_best_model_reconstructs_as_well_as_the_search_said(finished, recordings):
     """The exported model, applied to the validation frames anew, gives the value the study holds."""
     from raycal.config import Config

@@ -48,8 +48,9 @@ def run(config, dataset, **options):
     (2, {"quantizer.type": "rvq", "quantizer.levels": 2, "quantizer.gradient": "rotation"}),
     (2, {"quantizer.type": "ema", "quantizer.distance": "cosine"}),
     (1, {"quantizer.type": "simvq", "optimizer.ema": 0.9}), (3, {"quantizer.type": "fsq"}),
-    (2, {"quantizer.type": "lfq"})],
-    ids=["ema", "vq", "grvq", "rvq", "cosine", "simvq", "fsq", "lfq"])
+    (2, {"quantizer.type": "lfq"}), (2, {"quantizer.type": "transform", "model.linear": 1}),
+    (1, {"quantizer.type": "transform"}), (2, {"quantizer.type": "ema", "model.linear": 1})],
+    ids=["ema", "vq", "grvq", "rvq", "cosine", "simvq", "fsq", "lfq", "transform", "transform-random", "linear"])
 def test_resumed_is_bit_identical_to_undisturbed(small, dataset, k, settings):
     config = small.replace(settings)
     whole, states = run(config, dataset)

@@ -31,6 +31,7 @@ QUANTIZERS = {
     "fsq": Kind("fsq", lambda s: (math.prod(scalar_levels(s.codebook_size)),)),
     "lfq": Kind("lfq", lambda s: (2 ** signs(s.codebook_size),)),
     "simvq": Kind("simvq", lambda s: (s.codebook_size,)),
+    "transform": Kind("transform", lambda s: ()),  # whole numbers of any size
 }
 
 
@@ -45,8 +46,8 @@ def codebook_sizes(settings: Settings) -> tuple[int, ...]:
 
 
 def bits_per_code(settings: Settings) -> float:
-    """Return the nominal bits of one code step: sum of log2 K over its codebooks."""
-    return sum(math.log2(size) for size in codebook_sizes(settings))
+    """Return the nominal bits of one code step: sum of log2 K over its codebooks, or what it is steered to."""
+    return sum(math.log2(size) for size in codebook_sizes(settings)) or settings.bits
 
 
 def signs(size: int) -> int:

@@ -1,6 +1,8 @@
 """What every quantizer is: latents in, codes out, gradient passed once."""
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,10 +21,13 @@ class Quantized(NamedTuple):
     quantized: Tensor  # (B, L, D)
     indices: Tensor  # (B, L, C) int64, a column a codebook: group-major, then level
     loss: Tensor  # scalar: what pulls latents and codes together, weighted
+    bits: Tensor | None = None  # (B,) code length of each window under a model fitted on train; None: see its counts
 
 
 class Quantizer(nn.Module):
     """Base of all quantizers; a subclass defines `quantize` and `lookup` on float32."""
+
+    per_session: tuple[str, ...] = ()  # buffers whose rows are sessions
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -32,13 +37,41 @@ class Quantizer(nn.Module):
         self.cosine = settings.distance == "cosine"
         self.passed = _PASSED[settings.gradient]
 
-    def forward(self, z: Tensor) -> Quantized:
-        """Quantize z (B, L, D) of any float type; codes are found and moved in float32."""
-        with torch.autocast(z.device.type, enabled=False):  # a bf16 distance picks wrong codes
-            quantized, indices, loss = self.quantize(z.float())
-            return Quantized(quantized.to(z.dtype), indices, loss)
+    def sized(self, steps: int, sessions: int) -> Quantizer:
+        """Return this quantizer for windows of `steps` code steps from so many sessions; most serve any."""
+        return self
 
-    def quantize(self, z: Tensor) -> Quantized:
+    def forward(self, z: Tensor, session: Tensor | None = None) -> Quantized:
+        """Quantize z (B, L, D) of any float type; codes are found and moved in float32.
+
+        session: (B,) int64 of the windows; left out, all are of the first.
+        """
+        if session is None:
+            session = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        with torch.autocast(z.device.type, enabled=False):  # a bf16 distance picks wrong codes
+            found = self.quantize(z.float(), session)
+            return found._replace(quantized=found.quantized.to(z.dtype))
+
+    def begin(self, z: Tensor, session: Tensor, held_out: Callable[[], tuple[Tensor, Tensor, float]]) -> None:
+        """Fit what training starts from to the latents (B, L, D) of train windows; codebooks start as settings.init.
+
+        held_out: gives latents of such windows and their sessions under axes that were fitted without them, and how
+        many independent windows they amount to.
+        """
+        training = self.training
+        self.train()
+        with torch.no_grad():
+            self(z, session)
+        self.train(training)
+
+    def steered(self, latents: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]], keep: bool = False):
+        """Return a context in which the nominal rate is spent on latents [(z, session, (B,) share that counts)].
+
+        keep: what was steered stays so afterwards. Codebooks spend what they spend.
+        """
+        return contextlib.nullcontext()
+
+    def quantize(self, z: Tensor, session: Tensor) -> Quantized:
         """Return exactly what `lookup` gives of the indices, with its gradient to z: `passed` once, to the sum."""
         raise NotImplementedError
 

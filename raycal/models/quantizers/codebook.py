@@ -72,7 +72,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
         if self.steps == 0:
-            rows = _joint_rows(x)
+            rows = joint_rows(x)
             self.codes.copy_(_STARTS[self.init](rows, self.codes))
             self.counts.fill_(rows.shape[1] / self.counts.shape[1])
             if world_size() > 1:  # ranks of different hardware may round k-means differently
@@ -238,7 +238,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _joint_rows(x: Tensor) -> Tensor:
+def joint_rows(x: Tensor) -> Tensor:
     """Return the latents of all ranks, interleaved; ranks with more than the least give up the surplus."""
     if world_size() == 1:
         return x

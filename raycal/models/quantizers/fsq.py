@@ -39,7 +39,7 @@ class FSQ(Quantizer):
         for name, value in parts.items():
             self.register_buffer(name, value, persistent=False)
 
-    def quantize(self, z: Tensor) -> Quantized:
+    def quantize(self, z: Tensor, session: Tensor) -> Quantized:
         bounded = torch.tanh(self.project_in(z) + self.shift) * self.reach - self.offset
         rounded = straight_through(bounded, bounded.round())
         digits = rounded.detach().long() + self.middle

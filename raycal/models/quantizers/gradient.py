@@ -23,7 +23,7 @@ class GradientVQ(Quantizer):
         super().__init__(settings)
         self.book = book
 
-    def quantize(self, z: Tensor) -> Quantized:
+    def quantize(self, z: Tensor, session: Tensor) -> Quantized:
         x = unit(z) if self.cosine else z
         codes, indices = self.book(x.detach().flatten(0, 1)[None])
         codes = codes.view_as(x)

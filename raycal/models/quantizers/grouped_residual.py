@@ -29,7 +29,7 @@ class GroupedResidual(Quantizer):
         self.levels = nn.ModuleList(Codebook(groups, settings.codebook_size, settings.code_dim // groups, settings)
                                     for _ in range(levels))
 
-    def quantize(self, z: Tensor) -> Quantized:
+    def quantize(self, z: Tensor, session: Tensor) -> Quantized:
         x = self._cut(z)
         codes, columns, rest = [], [], x.detach()
         for level in self.levels:

@@ -34,7 +34,7 @@ class LFQ(Quantizer):
         self.project_in, self.project_out = projections(settings.code_dim, count)
         self.register_buffer("basis", 2 ** torch.arange(count - 1, -1, -1), persistent=False)  # the first counts most
 
-    def quantize(self, z: Tensor) -> Quantized:
+    def quantize(self, z: Tensor, session: Tensor) -> Quantized:
         x = self.project_in(z)
         positive = x.detach() > 0
         codes = torch.where(positive, 1.0, -1.0)

@@ -22,10 +22,11 @@ class Net(torch.nn.Module):
         values = {"codebook_size": 16, "code_dim": 6, "groups": 2, "levels": 1 if "distance" in options else 2,
                   "decay": 0.5, "revive": 2.0, **options}
         self.encoder = torch.nn.Linear(5, 6)
-        self.quantizer = quantizers.build(Config().replace({f"quantizer.{k}": v for k, v in values.items()}).quantizer)
+        settings = Config().replace({f"quantizer.{k}": v for k, v in values.items()}).quantizer
+        self.quantizer = quantizers.build(settings).sized(10, 1)
 
     def forward(self, x):
-        quantized, _, loss = self.quantizer(self.encoder(x))
+        quantized, _, loss, _ = self.quantizer(self.encoder(x))
         return loss + (quantized[..., :5] - x).square().mean()
 
 def trained(options, rank, world):
@@ -36,7 +37,9 @@ def trained(options, rank, world):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
     for scale in (1.0, 1.0, 4.0, 1.0, 1.0):
         optimizer.zero_grad()
-        loss(scale * torch.randn(160, 5)[rank::world][None]).backward()
+        x = scale * torch.randn(160, 5)
+        windows = x.view(16, 10, 5)[rank::world] if options["type"] == "transform" else x[rank::world][None]
+        loss(windows).backward()
         optimizer.step()
     return net.state_dict()
 
@@ -58,7 +61,7 @@ def test_two_workers_hold_what_one_holds_of_the_joint_batch(tmp_path):
                                 env=environment) for (rank, world), out in runs.items()]
     assert [process.wait(280) for process in started] == [0, 0, 0]
     alone, first, second = (torch.load(out, weights_only=True) for out in runs.values())
-    assert len(alone) == 12
+    assert len(alone) == 13
     for (options, expected), (_, one), (_, two) in zip(alone, first, second):
         for name, value in expected.items():
             assert torch.equal(one[name], two[name]), (options, name)

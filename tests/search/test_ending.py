@@ -1,0 +1,53 @@
+"""What a search does once its trials are over, where something of it cannot be done."""
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from raycal.config import Config
+from raycal.search import ending
+
+
+def study_of(*figures):
+    """Make a study of complete trials with (NMSE, bits/s)."""
+    study = optuna.create_study()
+    study.add_trials([create_trial(value=n, user_attrs={"metrics": {"val/nmse": n, "val/bits_per_second": r},
+                                                        "config": Config().flat()}) for n, r in figures])
+    return study
+
+
+@pytest.fixture
+def plan():
+    return SimpleNamespace(rate=lambda config: 12.0, rate_limit=12.0)
+
+
+def test_classical_codes_are_asked_over_the_rates_of_the_trials(plan):
+    study, between = study_of((0.5, 2.0), (0.4, 4.9), (0.9, 0.0)), np.geomspace(2.0, 12.0, ending.CURVE)
+    rates = ending._rates(plan, study)
+    assert rates[:2] == [12.0, 4.9], "the limit and the winner's, exactly"
+    assert rates[2:] == pytest.approx(between[[0, 1, 3]]), "less two that are as good as asked already"
+    plan.rate_limit = 0.0  # a Pareto search has none
+    assert ending._rates(plan, study) == pytest.approx([4.9, *np.geomspace(2.0, 4.9, ending.CURVE)[:-1]])
+
+
+def test_a_study_without_a_rate_asks_for_the_limit_or_nothing(plan):
+    assert ending._rates(plan, optuna.create_study()) == [12.0]
+    plan.rate_limit = 0.0
+    assert ending._rates(plan, study_of((0.9, 0.0))) == []
+
+
+def test_pictures_that_fail_say_why_and_cost_nothing_else(plan, tmp_path):
+    (tmp_path / "figures").write_text("a file where the folder should be")
+    said = []
+    found = ending.Ending({"baselines": {}, "code_length": {}}, None)
+    ending.draw(found, plan, study_of((0.5, 2.0)), SimpleNamespace(path=tmp_path), said.append)
+    assert len(said) == 1 and "pictures failed" in said[0] and "FileExistsError" in said[0]
+
+
+def test_a_run_without_a_complete_trial_has_no_pictures(plan, tmp_path):
+    ending.draw(ending.Ending({}, None), plan, optuna.create_study(), SimpleNamespace(path=tmp_path), pytest.fail)
+    assert not list(tmp_path.iterdir())
