@@ -145,7 +145,7 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     import ray
 
     own = connect(config, address, verbose, temp_dir)
-    scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
+    scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-")
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
         try:
