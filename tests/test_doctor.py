@@ -142,14 +142,14 @@ def test_sessions_and_scratch_folders_of_dead_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "session_2026-01-02_live"]) as process:
-        for name in ("ray/session_2026-01-01_dead", "ray/session_2026-01-02_live", f"raycal-{process.pid}-abc"):
+        for name in ("ray/session_2026-01-01_dead", "ray/session_2026-01-02_live", f"raycal-{socket.gethostname()}-{process.pid}-abc"):
             (tmp_path / name).mkdir(parents=True)
         (tmp_path / "ray" / "session_latest").symlink_to("session_2026-01-01_dead")
         found = {kind: paths for kind, paths, _ in leftovers.find(tmp_path)}
         assert found["Ray sessions"] == [tmp_path / "ray" / "session_2026-01-01_dead"] and not found["scratch folders"]
         process.kill()
     found = {kind: paths for kind, paths, _ in leftovers.find(tmp_path)}
-    assert len(found["Ray sessions"]) == 2 and found["scratch folders"] == [tmp_path / f"raycal-{process.pid}-abc"]
+    assert len(found["Ray sessions"]) == 2 and found["scratch folders"] == [tmp_path / f"raycal-{socket.gethostname()}-{process.pid}-abc"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no /dev/shm: shared memory was not tested")

@@ -54,7 +54,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the live display."""
-        (self._live.console if self._live else self.console).print(text, markup=False)
+        (self._live.console if self._live else self.console).print(text, markup=False, soft_wrap=True)
 
     def on_start(self, number: int, config: Any) -> None:
         self._running[number] = 0

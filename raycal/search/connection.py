@@ -191,7 +191,7 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
 
     own = connect(config, address, verbose, temp_dir)
     leftovers.sweep()
-    scratch = tempfile.mkdtemp(prefix=f"{leftovers.SCRATCH}{os.getpid()}-")
+    scratch = tempfile.mkdtemp(prefix=f"{leftovers.SCRATCH}{socket.gethostname()}-{os.getpid()}-")
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
         gently = False

@@ -137,8 +137,9 @@ class RunFolder:
                     f.truncate(whole)
 
     def discard(self) -> None:
-        """Remove a folder that `create` made, unless a trial left something in it."""
-        if not any((self.path / "trials").iterdir()):
+        """Remove a folder that `create` made, unless a trial left something in it, or its disk is gone."""
+        trials = self.path / "trials"
+        if trials.is_dir() and not any(trials.iterdir()):
             shutil.rmtree(self.path)
             if self._found:
                 self.path.mkdir()

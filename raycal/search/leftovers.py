@@ -6,10 +6,11 @@ import fcntl
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 
-SCRATCH = "raycal-"  # then the pid of its driver
+SCRATCH = "raycal-"  # then host and pid of its driver
 SEGMENTS = ("plasma", "torch_", "psm_")  # names that Ray, torch and Python give in /dev/shm
 
 
@@ -47,8 +48,8 @@ def _scratch() -> Iterator[pathlib.Path]:
     import ray  # noqa: F401  it brings psutil along
     import psutil
 
-    for folder in sorted(pathlib.Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")):
-        pid = folder.name.removeprefix(SCRATCH).split("-")[0]
+    for folder in sorted(pathlib.Path(tempfile.gettempdir()).glob(f"{SCRATCH}{socket.gethostname()}-*-*")):
+        pid = folder.name.split("-")[-2]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             yield folder
 
