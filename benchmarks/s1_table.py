@@ -2,10 +2,11 @@
 
     python benchmarks/s1_table.py [PATH ...] [--epochs 8] [--seeds 5] [--frames 115000] [--out FILE] [--quick]
 
-S1 is github.com/FabioGallone/VqVAE_Giordano (cb27937): what its README claims and what its own result pictures show
-stand under each row. Trained by raycal's loop at its settings (S1 below); CHANGED is what differs, and why; --as-s1
-leaves that out. Its rates are 9 bits a code step for VQ and 56 for grouped RVQ; "equal rate" brings grouped RVQ to
-9 bits, and EMA codebooks to 56 as residual levels (a gradient codebook of 56 bits does not exist).
+S1 is github.com/FabioGallone/VqVAE_Giordano (cb27937). Under each row stands what its README claims, and what its
+result pictures show (where usage is a moving average over training, not that of a split). raycal's loop trains at its
+settings (S1); CHANGED is what differs, and why; --as-s1 takes that back, but for S1's start of the codes, which raycal
+does not have. Its rates are 9 bits a code step for VQ and 56 for grouped RVQ. At equal rate, grouped RVQ has 9 bits,
+and EMA codebooks have 56 as residual levels; a single codebook, such as gradient VQ has, cannot.
 
 no PATH    a simulated session of Allen size a seed (150 cells, 30.07 Hz), of which S1's 30 neurons are kept; half of
            it trains, so that validation has 20 tokens a code. Decoded are S1's mean, sd, max and change of running
@@ -25,7 +26,6 @@ import functools
 import math
 import multiprocessing
 import pathlib
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
@@ -33,12 +33,12 @@ from typing import Any, NamedTuple
 import common
 import numpy as np
 
+import raycal
 from raycal.config import Config
 from raycal.metrics.baselines import ridge_on_traces
 from raycal.metrics.decoding import r2
 from raycal.models.quantizers import bits_per_code
 from raycal.sessions.prepare import Dataset, prepare
-from raycal.sessions.readers import read
 from raycal.sessions.simulate import Simulation, simulate
 
 RATE, CELLS = 30.07, 150  # Hz and cells of an Allen Visual Coding session
@@ -55,16 +55,16 @@ S1 = Config().replace({
     "optimizer.name": "adam", "optimizer.lr": 3e-4, "optimizer.weight_decay": 0.0, "optimizer.clip": 1.0,
     "optimizer.schedule": "plateau", "optimizer.warmup": 0.0, "training.device": "cpu"})
 CHANGED = {
-    "quantizer.init": "kmeans",  # codes of a normal draw are far from the latents: few are ever hit
-    "quantizer.revive": 1.0,  # and what is never hit never comes back
+    "quantizer.init": "kmeans",  # S1's start leaves one code in use for hundreds of steps
+    "quantizer.revive": 1.0,  # a code that is hit too seldom begins anew at a latent; S1's never do
     "optimizer.lr": 2e-3, "optimizer.schedule": "cosine", "optimizer.warmup": 0.05}  # for 1400 steps, not 32 000
 ALLEN = {"sessions.train": 0.5, "sessions.validation": 0.4, "sessions.behavior": ["running"],
          "sessions.smooth_behavior": 5 / RATE, "sessions.features": 50 / RATE}  # S1: 5 and 50 frames
 OTHERS = {"windows.length": 32, "windows.min_steps": 64}  # worms: 16 s pieces, and 7 batches an epoch are too few
 CLAIMS = {  # usage %, MSE, R2, time: README; then the range over its result pictures, perplexity / K among them
-    "vq": (("30", "0.045", "0.12", "1"), None),
-    "ema": (("80", "0.032", "0.28", "1.1"), ("99.4 to 99.6", "0.090 to 0.091", "-2.5e10 to -2.2e10", "0.07 to 0.08")),
-    "grvq": (("95", "0.028", "0.34", "1.3"), ("not computed", "0.061 to 0.063", "-2.9e10 to -1.7e10", "0.18 to 0.22"))}
+    "vq": (("30", "0.045", "0.12", "1 x"), None),
+    "ema": (("80", "0.032", "0.28", "1.1 x"), ("99.4 to 99.6", "0.090 to 0.091", "-2.5e10 to -2.2e10", ".07 to .08")),
+    "grvq": (("95", "0.028", "0.34", "1.3 x"), ("not computed", "0.061 to 0.063", "-2.9e10 to -1.7e10", ".18 to .22"))}
 TARGETS = {"ema": (0.80, 0.28), "grvq": (0.95, 0.34)}  # usage, and R2 as a share of the ceiling
 
 
@@ -78,8 +78,6 @@ class Row(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Data to train on, with what is known of it."""
-
     dataset: Dataset
     base: Config
     power: float
@@ -108,8 +106,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=115_000, help="of a simulated session")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, a process with one thread each")
-    parser.add_argument("--as-s1", action="store_true", help="leave out CHANGED: S1's start, rate and revival")
-    parser.add_argument("--out", type=pathlib.Path, help="write the tables there, as markdown")
+    parser.add_argument("--as-s1", action="store_true", help="leave out what is changed (CHANGED)")
+    parser.add_argument("--out", type=pathlib.Path, help="write the table there, as markdown")
     parser.add_argument("--quick", action="store_true", help="2 epochs, 1 seed, 20 000 frames: to see it run")
     args = parser.parse_args()
     if args.quick:
@@ -123,10 +121,10 @@ def rows(size: int, low: tuple[int, int, int]) -> list[Row]:
     bits, high = round(math.log2(size)), 8 * round(math.log2(size // 4))
     grouped = {"quantizer.type": "grvq", "quantizer.codebook_size": size // 4, "quantizer.groups": 4,
                "quantizer.levels": 2}
+    single = [Row(kind, f"{name} VQ, {size}", {"quantizer.type": kind, "quantizer.codebook_size": size}, kind)
+              for kind, name in (("vq", "gradient"), ("ema", "EMA"))]
     return [
-        Row("vq", f"gradient VQ, {size}", {"quantizer.type": "vq", "quantizer.codebook_size": size}, "vq"),
-        Row("ema", f"EMA VQ, {size}", {"quantizer.type": "ema", "quantizer.codebook_size": size}, "ema"),
-        Row("grvq", f"grouped RVQ, 4 x 2 of {size // 4}", grouped, "grvq"),
+        *single, Row("grvq", f"grouped RVQ, 4 x 2 of {size // 4}", grouped, "grvq"),
         Row(f"grvq_{bits}", f"grouped RVQ, {groups} x {levels} of {codes}",
             {**grouped, "quantizer.groups": groups, "quantizer.levels": levels, "quantizer.codebook_size": codes,
              "quantizer.code_dim": 64 // groups * groups}),
@@ -144,27 +142,25 @@ def simulated(seed: int, args: argparse.Namespace) -> Problem:
 
 
 def recorded(args: argparse.Namespace) -> Problem:
-    given = [read(path) for path in args.paths]
-    found = [session for item in given for session in (item if isinstance(item, list) else [item])]
-    return problem(base(args, {**OTHERS, "sessions.behavior": args.behavior}), found, math.nan)
+    config = base(args, {**OTHERS, "sessions.behavior": args.behavior})
+    return problem(config, raycal.read(args.paths), math.nan)
 
 
 def problem(config: Config, found: list, ceiling: float) -> Problem:
     dataset = prepare(found, config.sessions, config.windows.length, log=lambda line: None)
-    ridge = statistics.fmean(figures["r2"] for figures in ridge_on_traces(dataset).values())
+    ridge = float(np.nanmean([figures["r2"] for figures in ridge_on_traces(dataset).values()]))
     return Problem(dataset, config, power(dataset), ceiling, ridge)
 
 
 def power(dataset: Dataset) -> float:
     """Return the mean square of the z-scores of the validation part: MSE / NMSE."""
-    total = count = 0.0
+    sums = np.zeros(2)
     for r in dataset.recordings:
-        center, spread = r.scalers["zscore"]
-        for a, b in r.pieces["validation"]:
-            seen = np.ones_like(r.traces[a:b], bool) if r.valid is None else r.valid[a:b]
-            total += float((((r.traces[a:b] - center) / spread)[seen] ** 2).sum(dtype=np.float64))
-            count += int(seen.sum())
-    return total / count
+        frames = np.concatenate([np.arange(a, b) for a, b in r.pieces["validation"]])
+        seen = True if r.valid is None else r.valid[frames]
+        squares = ((r.traces[frames] - r.scalers["zscore"][0]) / r.scalers["zscore"][1]) ** 2
+        sums += squares.sum(where=seen, dtype=np.float64), np.broadcast_to(seen, squares.shape).sum()
+    return float(sums[0] / sums[1])
 
 
 def ceiling(simulation: Simulation, config: Config) -> float:
@@ -218,7 +214,6 @@ def figures(config: Config, task: Problem) -> dict[str, float]:
             "seconds": float(np.median(seconds[1:] if len(seconds) > 1 else seconds)), "best_epoch": epoch.best_epoch}
 
 
-REFERENCES = {"ceiling": "speed without noise (ceiling)", "ridge": "ridge on raw traces"}
 COLUMNS = (  # figure, title, factor, digits
     ("nominal", "bits a step", 1, 0), ("usage", "usage, %", 100, 1), ("usage_train", "on train, %", 100, 1),
     ("tokens", "tokens a code", 1, 0), ("perplexity", "perplexity / K", 1, 3), ("bits", "measured bits", 1, 2),
@@ -242,9 +237,9 @@ class Report:
         for row in self._rows:
             cells.append([row.name, *(shown([run[name] for run in self._found[row.key]], by, digits)
                                       for name, _, by, digits in COLUMNS)])
-            cells += claimed(row.claim) if not self._args.paths else []
+            cells += claimed(row.claim) if row.claim and not self._args.paths else []
         runs = self._found[self._rows[0].key]
-        for name, title in REFERENCES.items():
+        for name, title in (("ceiling", "speed without noise (ceiling)"), ("ridge", "ridge on raw traces")):
             cells.append(filled(title, {"r2": shown([run[name] for run in runs], 1, 3)}))
         self.lines = [f"{len(runs)} seeds, {self._args.epochs} epochs; " +
                       (f"{len(self._args.paths)} recordings" if self._args.paths else f"{self._args.frames} frames"),
@@ -284,13 +279,10 @@ def shown(values: list[float], by: float, digits: int) -> str:
 
 def claimed(claim: str) -> list[list[str]]:
     """Return what S1 says of a row of its own, under the columns it belongs to."""
-    if not claim:
-        return []
-    (usage, mse, score, speed), pictures = CLAIMS[claim]
-    said = [{"usage": usage, "mse": mse, "r2": score, "seconds": f"{speed} x VQ's"}]
-    if pictures:
-        said.append(dict(zip(("usage", "mse", "r2", "perplexity"), pictures)))
-    return [filled(title, values) for title, values in zip(("- S1's README", "- S1's pictures"), said)]
+    readme, pictures = CLAIMS[claim]
+    said = [filled("- S1's README", dict(zip(("usage", "mse", "r2", "seconds"), readme)))]
+    return said + ([filled("- S1's pictures", dict(zip(("usage", "mse", "r2", "perplexity"), pictures)))]
+                   if pictures else [])
 
 
 def filled(title: str, values: dict[str, str]) -> list[str]:
