@@ -16,7 +16,7 @@ PATH ...   recordings, all in one model; codebooks of 32 codes, for there are fe
 Seeds are trainings (and simulations); +- is the 95 % t-interval of their mean. Usage: codes that occur at all in the
 whole split. NMSE, MSE (of z-scores), perplexity, bits and R2: validation, at the epoch of least NMSE. R2: mean over
 behaviours, decoded from the codes by the model's own head. Seconds: of a CPU with one thread, training and validation
-of an epoch, so that the load of others does not enter. The last line is JSON.
+of an epoch; on a busy machine they may double, for caches are shared. The last line is JSON.
 """
 from __future__ import annotations
 

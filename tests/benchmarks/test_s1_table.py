@@ -30,7 +30,7 @@ def test_an_interval_is_that_of_student(s1_table):
 
 
 def test_the_command_fills_its_table(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "s1_table.py"), "--quick", "--frames", "8000", "--epochs", "1",
+    command = [sys.executable, str(BENCHMARKS / "s1_table.py"), "--quick", "--frames", "6000", "--epochs", "1",
                "--out", str(tmp_path / "table.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
