@@ -70,7 +70,6 @@ TARGETS = {"ema": (0.80, 0.28), "grvq": (0.95, 0.34)}  # usage, and R2 as a shar
 
 class Row(NamedTuple):
     """A quantizer of the table; claim: the row of S1's that it answers, at its own rate."""
-
     key: str
     name: str
     settings: dict[str, Any]
@@ -207,7 +206,7 @@ def figures(config: Config, task: Problem) -> dict[str, float]:
     seconds = np.diff(ends)
     return {"nominal": bits_per_code(config.quantizer), "usage": found["usage"], "usage_train": on_train["fit/usage"],
             "tokens": found["tokens"] / found["codebook_size"], "perplexity": found["normalised_perplexity"],
-            "bits": sum(math.log2(v) for name, v in found.items() if name.startswith("perplexity/")),
+            "bits": sum(v for name, v in found.items() if name.startswith("entropy/")),
             "nmse": found["nmse"], "mse": found["nmse"] * task.power, "r2": found["behavior_r2"],
             **{name.replace("behavior_r2/", "r2_"): v for name, v in found.items() if name.startswith("behavior_r2/")},
             "r2_of_ceiling": found["behavior_r2"] / task.ceiling, "ceiling": task.ceiling, "ridge": task.ridge,
