@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from raycal.report.answer import NMSE, RATE, codes, short
 from raycal.report.record import Run, course, metric_of, number
+from raycal.search.study import first_rung
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -198,10 +199,10 @@ def running_best(run: Run, trial: FrozenTrial) -> list[float]:
 def rungs(run: Run) -> list[int]:
     """Return the epochs at which the search looked whether to stop a trial, short of the last."""
     config = next((t.user_attrs["config"] for t in run.trials if "config" in t.user_attrs), {})
-    epochs, first = config.get("training.epochs", 0), max(1, -(-config.get("training.epochs", 0) // 9))
+    epochs = config.get("training.epochs", 0)
     if config.get("search.pruner") not in ("asha", "hyperband"):
         return []
-    return [r for r in (first * 3**k for k in range(20)) if r < epochs]
+    return [r for r in (first_rung(epochs) * 3**k for k in range(20)) if r < epochs]
 
 
 def rank_correlation(run: Run) -> Figure | None:

@@ -89,11 +89,12 @@ class Made:
 
     def __init__(self, path: pathlib.Path, trials: int = 40, seed: int = 0, epochs: int = 9, stopped: bool = True,
                  fingerprint: str = "d00d"):
-        from raycal.search import study as studies
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
 
         self.folder = RunFolder.create(str(path), "made")
         self.path, self.rng, self.epochs = self.folder.path, np.random.default_rng(seed), epochs
-        storage = studies._storage(self.folder.journal)
+        storage = JournalStorage(JournalFileBackend(str(self.folder.journal)))
         self.study = optuna.create_study(study_name="raycal", storage=storage, direction="minimize",
                                          sampler=optuna.samplers.RandomSampler(seed=seed))
         for number in range(trials):
