@@ -96,7 +96,7 @@ def test_runs_stand_side_by_side_and_under_each_other_on_a_phone(opened, made, t
     tab.set_viewport_size({"width": 390, "height": 800})
     boxes = [r.bounding_box() for r in tab.locator("#answer .run").all()]
     assert boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"] - 1
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.wait_for_function("document.documentElement.scrollWidth <= 390")
 
 
 def test_text_of_the_data_is_text(made, tmp_path):
