@@ -10,11 +10,11 @@ import pathlib
 import sys
 from typing import Any
 
-from raycal import cli_sessions
+from raycal import cli_report, cli_sessions
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
-VERBS = ("search", "train", "apply", "sessions", "doctor")
+VERBS = ("search", "train", "apply", "report", "export", "compare", "sessions", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,8 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
-        return {None: _search, "search": _search, "train": _train, "apply": _apply,
-                "sessions": cli_sessions.main, "doctor": _doctor}[verb](argv)
+        return {None: _search, "search": _search, "train": _train, "apply": _apply, "report": cli_report.report,
+                "export": cli_report.export, "compare": cli_report.compare, "sessions": cli_sessions.main,
+                "doctor": _doctor}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import raycal
-from raycal import cli, cli_sessions, config
+from raycal import cli, cli_report, cli_sessions, config
 from raycal.sessions import readers
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
@@ -20,6 +20,9 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("  #")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S)
             for line in block.splitlines() if line.strip()]
 WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
+
+
+READING = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser}
 
 
 def blocks(*words):
@@ -96,6 +99,9 @@ def test_a_command_is_one_that_the_program_takes(command):
     if words[:2] == ["raycal", "apply"]:
         cli.apply_parser().parse_args(words[2:])
         return
+    if words[0] == "raycal" and words[1] in READING:
+        READING[words[1]]().parse_args(words[2:])
+        return
     assert (ROOT / words[0]).is_file()
     args = cli.search_parser().parse_args(words[1:])
     assert args.space in (None, "my_space.py", *_spaces()) and (args.space or args.resume or args.config)
@@ -110,7 +116,8 @@ def _spaces():
 def test_every_other_command_is_known():
     others = [c for c in COMMANDS if not re.match(r"(python run_search\.py|raycal) ", c)]
     known = (r'pip install -c (constraints\.txt) -e "\.\[([a-z,]+)\]" && (python run_search\.py --space grvq|pytest)',
-             r"tensorboard --logdir runs/grvq-20260101-1")
+             r"tensorboard --logdir runs/grvq-20260101-1",
+             r"pip install optuna-dashboard && optuna-dashboard runs/grvq-20260101-1/study\.journal")
     assert others and all(any(re.fullmatch(k, c) for k in known) for c in others), others
     text = (ROOT / "pyproject.toml").read_text()
     extras = {e for c in others for e in (re.findall(r"\[([a-z,]+)\]", c) or [""])[0].split(",") if e}
@@ -120,7 +127,7 @@ def test_every_other_command_is_known():
 
 
 def test_every_flag_and_setting_that_is_named_exists():
-    flags = {f for p in (cli.search_parser(), cli.apply_parser()) for action in p._actions for f in action.option_strings}
+    flags = {f for p in (cli.search_parser(), cli.apply_parser(), cli_report.export_parser()) for action in p._actions for f in action.option_strings}
     named = {w.split()[0].split("=")[0] for w in WORDS if w.startswith("--")}
     assert {"--sessions", "--config", "--set", "--print-config"} <= named <= flags
     sections = {n.split(".")[0] for n in config.names()}

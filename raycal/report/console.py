@@ -139,7 +139,8 @@ def closing(summary: dict[str, Any]) -> str:
     if best is not None:
         lines += [f"best model   {folder}/best   (raycal.load)"]
     pictures = f"   # pictures also in {folder}/figures" if best is not None else ""
-    lines += [f"TensorBoard  tensorboard --logdir {folder}{pictures}",
+    lines += [f"report       {folder}/report.html   (open it in a browser)",
+              f"TensorBoard  tensorboard --logdir {folder}{pictures}",
               f"next         python run_search.py --resume {folder}" + ("" if interrupted else " --more 20")]
     if best is not None and not interrupted:
         lines += ["             these are validation figures of one seed each, chosen as the best of many"]

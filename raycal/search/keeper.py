@@ -17,6 +17,8 @@ from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.study import best_trial, plain
 
 PAUSES = 3  # beats of a worker that waits for its storage before it is said
+FACTS = "facts"  # what the study is told of the run besides its trials
+RECORDS = {"confirm": "confirm.json", "test": "test_receipt.json"}  # of the study -> the file that holds the same
 
 
 class Keeper:
@@ -24,8 +26,11 @@ class Keeper:
 
     def __init__(self, folder: RunFolder, study: optuna.Study, facts: Mapping[str, Any], keep: int,
                  after: Callable[[], None] = lambda: None, say: Callable[[str], None] = print):
-        self._folder, self._study, self._facts, self._keep, self._after = folder, study, dict(facts), keep, after
+        self._folder, self._study, self._keep, self._after = folder, study, keep, after
         self._say, self._pauses = say, Counter()
+        self._facts = dict(study.user_attrs.get(FACTS, {}))
+        if facts != self._facts:
+            self.add(facts)
         self._began, self._before = time.monotonic(), float(facts.get("seconds", 0.0))
 
     def on_start(self, number: int, config: Config) -> None:
@@ -61,16 +66,32 @@ class Keeper:
         self._discard()
 
     def add(self, facts: Mapping[str, Any]) -> None:
+        """Note facts in the study too: what is written here can then be written again from it."""
         self._facts.update(facts)
+        self._study.set_user_attr(FACTS, plain(self._facts))
 
     def write(self) -> dict[str, Any]:
         """Write best/, leaderboard.csv, summary.json and, on a Pareto study, pareto/; return the summary."""
+        self._facts["seconds"] = round(self._before + time.monotonic() - self._began, 3)
         return self._folder.patiently(self._write)
+
+    def restore(self) -> dict[str, Any]:
+        """Write again all that follows from the study and the trials' weights; return the summary."""
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and "config" in trial.user_attrs:
+                self.on_start(trial.number, Config().replace(trial.user_attrs["config"]))
+                self._describe(trial)
+        for key, name in RECORDS.items():
+            if key in self._study.user_attrs:
+                write_atomically(self._folder.path / name, json.dumps(self._study.user_attrs[key], indent=1))
+        return self._write()
+
+    def summary(self) -> dict[str, Any]:
+        return summary(self._study, self._facts)
 
     def _write(self) -> dict[str, Any]:
         self._write_best()
-        self._facts["seconds"] = round(self._before + time.monotonic() - self._began, 3)
-        whole = summary(self._study, self._facts)
+        whole = self.summary()
         write_atomically(self._folder.path / "leaderboard.csv", leaderboard(self._study))
         write_atomically(self._folder.path / "summary.json", json.dumps(plain(whole), indent=1))
         if len(self._study.directions) > 1:

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.report import page
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, ending, interruption, recordings, room
+from raycal.search import connection, ending, interruption, provenance, recordings, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
@@ -199,6 +200,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     if measured:
         ending.draw(measured, plan, study, folder, say)
     study.set_user_attr("seconds", summary["seconds"])
+    page.at_end(folder.path, say)
     mirror(force=True)
     return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted,
             "stopped_by": interrupted()}
@@ -218,11 +220,12 @@ def _mender(cluster: connection.Cluster, data: recordings.Prepared, again: Calla
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:
-    """Return what summary.json says besides the trials."""
+    """Return what summary.json and the report say besides the trials."""
     return {"space": plan.space.name, "objective": plan.config.search.objective, "rate_limit": plan.rate_limit,
             "sessions": [s.id for s in plan.sketches], "fingerprints": {s.id: s.fingerprint for s in plan.sketches},
             "data_fingerprint": plan.agreement.fingerprint, "seed": plan.config.training.seed,
-            "slots": study.user_attrs["slots"], "seconds": study.user_attrs.get("seconds", 0.0)}
+            "slots": study.user_attrs["slots"], "seconds": study.user_attrs.get("seconds", 0.0),
+            "splits": provenance.drawn(plan), "environment": provenance.environment()}
 
 
 def _progress(plan: Plan, record, wanted: int, options: Options, deadline: float | None) -> Progress:

@@ -3,10 +3,11 @@
 The state of a training (what `loop.train` hands to `save`, and takes back as `resume`):
     model, optimizer, scaler, ema   of the last epoch
     epoch, history                  the last epoch's number (from 1), the metrics of every epoch
-    best                            {"epoch", "value", "model"}: weights as they were judged
+    best                            {"epoch", "value", "model", "arrays"}: weights as they were judged, and what
+                                    evaluate.measure left to draw of them
     done, ended_by                  whether training is over, and why
     config, data, fingerprint, versions, objective, format
-`export` leaves what a delivered model needs: the best weights, their metrics, and the last line.
+`export` leaves what a delivered model needs: the best weights, their metrics and arrays, and the last line.
 """
 from __future__ import annotations
 
@@ -62,20 +63,23 @@ def load(source: str | os.PathLike | Any, map_location: str = "cpu") -> dict[str
 
 
 def export(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a state that a delivered model needs; its model is the best one, "metrics" belong to it."""
+    """Return the part of a state that a delivered model needs: the best epoch's model, "metrics" and "arrays"."""
     best = state["best"]
     kept = ("format", "config", "data", "fingerprint", "versions", "objective", "ended_by", "history")
     metrics = state["history"][best["epoch"] - 1] if best["epoch"] else {}
-    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics,
+    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics, "arrays": best["arrays"],
             "best": {"epoch": best["epoch"], "value": best["value"]}, "epoch": state["epoch"], "done": state["done"]}
 
 
 def copied(tree: Any) -> Any:
-    """Return a nested state with every tensor copied to the CPU: going on with training does not change it."""
+    """Return a nested state with every tensor and array as a CPU tensor of its own, which training does not change."""
+    import numpy as np
     import torch
 
     if isinstance(tree, torch.Tensor):
         return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, np.ndarray):
+        return torch.tensor(tree)
     if isinstance(tree, dict):
         return {k: copied(v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -73,7 +73,7 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
             if math.isfinite(metrics["train/loss"]):
                 measured, arrays = distributed.from_first(run.measure, rank, world)
                 metrics.update(measured)
-            record.add({**metrics, "seconds": time.perf_counter() - started}, model)
+            record.add({**metrics, "seconds": time.perf_counter() - started}, model, arrays)
 
         if save and rank == 0:
             save(run.state())
@@ -158,7 +158,7 @@ class _Record:
         self._sign = 1.0 if direction == "minimize" else -1.0
         self._training = config.training
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {"epoch": 0, "value": math.nan, "model": {}}
+        self.best: dict[str, Any] = {"epoch": 0, "value": math.nan, "model": {}, "arrays": {}}
         self.ended_by = ""
 
     @property
@@ -170,7 +170,8 @@ class _Record:
         """The objective of every epoch, turned so that lower is better."""
         return [self._sign * m.get(self._metric, math.nan) for m in self.history]
 
-    def add(self, metrics: dict[str, float], model: torch.nn.Module | None = None) -> None:
+    def add(self, metrics: dict[str, float], model: torch.nn.Module | None = None,
+            arrays: dict[str, Any] | None = None) -> None:
         """Take in the metrics of an epoch and, when they are the best, a copy of the weights they were measured on."""
         if math.isfinite(metrics["train/loss"]) and self._metric not in metrics:
             raise UserError(f"{self._metric} cannot be measured: no behaviour that varies over the validation part; "
@@ -182,7 +183,8 @@ class _Record:
             return
         if self.best["epoch"] == 0 or value < self._sign * self.best["value"]:
             self.best = {"epoch": self.epoch, "value": self._sign * value,
-                         "model": {} if model is None else checkpoint.copied(model.state_dict())}
+                         "model": {} if model is None else checkpoint.copied(model.state_dict()),
+                         "arrays": checkpoint.copied(arrays or {})}
         if self.epoch >= self._training.epochs:
             self.ended_by = "epochs"
         elif 0 < self._training.patience <= self.epoch - self.best["epoch"]:

@@ -1,10 +1,22 @@
-"""Studies as a search leaves them, without one."""
+"""Studies as a search leaves them, without one; one run of a real search; a real browser."""
 from __future__ import annotations
 
+import contextlib
+import math
+import pathlib
+import shutil
+
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+
+from raycal.config import Config
+from raycal.metrics.intervals import mean_interval, paired_difference
+from raycal.search.folder import RunFolder
+from raycal.search.keeper import FACTS
+from raycal.search.study import best_trial, plain, read_study
 
 
 @pytest.fixture
@@ -34,3 +46,158 @@ def study(told):
         told(TrialState.FAIL, reason="error", message="ValueError: thirteen"),
         told(TrialState.RUNNING)])
     return made
+
+
+SPACE = """
+from raycal.config import Config
+
+BASE = Config().replace({"quantizer.codebook_size": 16, "quantizer.code_dim": 8, "model.width": 16,
+                         "model.residual_blocks": 0, "windows.length": 16, "windows.min_steps": 4,
+                         "windows.stride": 32, "training.epochs": 3})
+
+
+def propose(trial, base):
+    if trial.suggest_categorical("quantizer.type", ["ema", "vq"]) == "ema":
+        trial.suggest_float("quantizer.decay", 0.8, 0.99)
+    trial.suggest_int("quantizer.codebook_size", 8, 16, log=True)
+    trial.suggest_float("optimizer.lr", 1e-4, 1e-2, log=True)
+    return base.replace(trial.params)
+"""
+
+
+@pytest.fixture(scope="session")
+def searched(ray_session, tmp_path_factory) -> pathlib.Path:
+    """The folder of a real search of six trials that all run to their end; tests that change it take a copy."""
+    import raycal
+    from raycal.sessions.simulate import simulate
+
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "tiny.py").write_text(SPACE)
+    sessions = [simulate(n_neurons=n, n_frames=1500, rate=5.0, seed=n, id=f"mouse-{n}").session for n in (8, 11)]
+    raycal.search(str(folder / "tiny.py"), sessions, trials=6, pruner="none", sampler="random", quiet=True,
+                  out=str(folder / "run"))
+    return folder / "run"
+
+
+@pytest.fixture
+def a_copy(searched, tmp_path) -> pathlib.Path:
+    return shutil.copytree(searched, tmp_path / "run")
+
+
+class Made:
+    """A run folder whose study follows a formula: what drives the value is known."""
+
+    def __init__(self, path: pathlib.Path, trials: int = 40, seed: int = 0, epochs: int = 9, stopped: bool = True,
+                 fingerprint: str = "d00d"):
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        self.folder = RunFolder.create(str(path), "made")
+        self.path, self.rng, self.epochs = self.folder.path, np.random.default_rng(seed), epochs
+        storage = JournalStorage(JournalFileBackend(str(self.folder.journal)))
+        self.study = optuna.create_study(study_name="raycal", storage=storage, direction="minimize",
+                                         sampler=optuna.samplers.RandomSampler(seed=seed))
+        for number in range(trials):
+            self._trial(number, stopped and number % 4 == 3)
+        self.study.set_user_attr(FACTS, plain(self.facts(fingerprint)))
+        (self.path / "config.yaml").write_text(Config().to_yaml())
+
+    def _trial(self, number: int, stopped: bool) -> None:
+        if number == 0:
+            self.study.enqueue_trial({"quantizer.type": "vq", "optimizer.lr": 3e-3, "quantizer.codebook_size": 64})
+        trial = self.study.ask()
+        kind = trial.suggest_categorical("quantizer.type", ["vq", "ema"])
+        lr = trial.suggest_float("optimizer.lr", 1e-4, 1e-1, log=True)
+        size = trial.suggest_int("quantizer.codebook_size", 16, 512, log=True)
+        final = 0.4 + 0.1 * (math.log10(lr) + 2.5) ** 2 - 0.02 * math.log2(size / 64)
+        if kind == "ema":
+            final += 8 * (trial.suggest_float("quantizer.decay", 0.8, 0.99) - 0.92) ** 2 - 0.08
+        courses = [final + 0.6 * 0.6**e + 0.02 * self.rng.standard_normal() for e in range(1, self.epochs + 1)]
+        seen = courses[:2] if stopped else courses
+        for epoch, value in enumerate(np.minimum.accumulate(seen), 1):
+            trial.report(float(value), epoch)
+        best = int(np.argmin(seen))
+        config = {**Config().flat(), **trial.params, "training.epochs": self.epochs}
+        metrics = {"val/nmse": seen[best], "val/r": 1 - seen[best], "val/bits_per_second": 5 * math.log2(size),
+                   "val/usage": 0.5, "val/behavior_r2/running": 0.4}
+        facts = {"config": config, "best_epoch": best + 1, "epochs": len(seen), "seconds": 1.5 + number % 3,
+                 "objective_by_epoch": list(enumerate(seen, 1)), "metrics": metrics, "seed": 0,
+                 **({"reason": "stopped early"} if stopped else {"ended_by": "epochs"})}
+        for key, value in facts.items():
+            trial.set_user_attr(key, plain(value))
+        self.study.tell(trial, None if stopped else seen[best],
+                        state=TrialState.PRUNED if stopped else TrialState.COMPLETE)
+
+    def facts(self, fingerprint: str):
+        rates = (10.0, 20.0, 30.0, 40.0, 60.0)
+        taken = best_trial(self.study).user_attrs["metrics"]["val/bits_per_second"]
+        baselines = {f"{name} at {rate:.4g} bits/s": {"nmse": level * math.exp(-rate / 40), "asked": rate}
+                     for rate in (*rates, taken)
+                     for name, level in (("transform code", 0.7), ("residual k-means", 1.1), ("k-means", 1.3))}
+        pieces = {"train": [[0, 200], [400, 600]], "validation": [[240, 290], [640, 690]],
+                  "test": [[330, 360], [730, 760]]}
+        return {"space": "made", "objective": "nmse", "rate_limit": 30.0, "sessions": ["mouse-1", "mouse-2"],
+                "fingerprints": {"mouse-1": "aa", "mouse-2": "bb"}, "data_fingerprint": fingerprint, "seconds": 90.0,
+                "splits": dict.fromkeys(("mouse-1", "mouse-2"), {"frames": 760, "rate": 5.0, "gap": 40,
+                                                                  "pieces": pieces}),
+                "environment": {"command": "python run_search.py --space made", "versions": {"raycal": "0.1"},
+                                "machine": "2 CPUs"},
+                "ridge": {"running": {"r2": 0.3, "null": -0.1}}, "baselines": {
+                    **baselines, "PCA 8": {"nmse": 0.2, "asked": math.nan}}}
+
+    def confirm(self, offsets=(0.02, 0.05, 0.01), seeds=(1, 2, 3)):
+        """Write what `raycal confirm` writes: each trial reaches its search value plus an offset a seed."""
+        best = sorted((t for t in self.study.trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)[:3]
+        table = {}
+        for t in {t.number: t for t in [self.study.trials[0], *best]}.values():
+            values = [t.value + o for o in offsets]
+            table[str(t.number)] = {"params": t.params, "values": values, **mean_interval(values)._asdict(),
+                                    "search_value": t.value, "epochs": [5] * len(seeds), "failed": []}
+        winner = min(table, key=lambda n: table[n]["mean"])
+        self.study.set_user_attr("confirm", plain({
+            "metric": "val/nmse", "direction": "minimize", "seeds": list(seeds), "trials": table, "default": "0",
+            "winner": winner, "difference": paired_difference(table[winner]["values"], table["0"]["values"])._asdict(),
+            "winners_curse": table[winner]["search_value"] - table[winner]["mean"],
+            "verdict": f"trial {winner} beats the default", "when": "2026-11-27T00:00:00+00:00", "seconds": 9.0}))
+        return self
+
+    def test(self, again=False, winner=(0.36, 0.37, 0.35), seeds=(1, 2, 3)):
+        """Write what `raycal test` writes."""
+        def figures(number, values):
+            rate = [self.study.trials[number].user_attrs["metrics"]["val/bits_per_second"]] * len(values)
+            return {"number": number, "metrics": {
+                key: {**mean_interval(v)._asdict(), "values": list(v)}
+                for key, v in (("test/nmse", values), ("test/bits_per_second", rate))}}
+
+        best = int(self.study.user_attrs["confirm"]["winner"])
+        codes = {k: {**v, "nmse": 1.1 * v["nmse"]} for k, v in self.facts("")["baselines"].items()}
+        opened = {"when": "2026-11-27T00:00:00+00:00", "fingerprints": {}, "versions": {}, "metric": "test/nmse",
+                  "winner": figures(best, winner), "default": figures(0, [v + 0.1 for v in winner]),
+                  "baselines": {"classical": codes, "ridge": {}}, "seeds": list(seeds),
+                  "epochs": {"winner": 5, "default": 5}, "again": again, "earlier": ["2026-11-26"] * again}
+        self.study.set_user_attr("test", plain([*self.study.user_attrs.get("test", []), opened]))
+        return self
+
+    def read(self):
+        from raycal.report.record import Run
+
+        return Run.read(str(self.path))
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Make runs in this test's folder."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return lambda name="made", **how: Made(tmp_path / name, **how)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, the machine's own."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if binary is None:
+        pytest.skip("no chromium on this machine: the page was not opened in a browser")
+    with playwright.sync_playwright() as p:
+        with contextlib.closing(p.chromium.launch(executable_path=binary, args=["--no-sandbox"])) as opened:
+            yield opened

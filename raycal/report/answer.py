@@ -1,0 +1,256 @@
+"""What a run found, in figures and in words: the winner beside the default and the classical codes of the same blocks.
+
+Three columns of trust: the search chose by one seed on validation blocks, `raycal confirm` trained again on fresh
+seeds, `raycal test` opened the sealed blocks. What was not done says the command that does it.
+"""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from raycal.metrics.intervals import paired_difference
+from raycal.report.record import LABELS, Run, metric_of, number
+
+CODES = ("transform code", "residual k-means", "grouped residual k-means", "k-means")
+NMSE, RATE = "val/nmse", "val/bits_per_second"
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95 % interval over seeds; low and high are NaN where there is no interval."""
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
+        return short(self.mean) + ("" if math.isnan(self.low) else f" [{short(self.low)}, {short(self.high)}]")
+
+
+class Row(NamedTuple):
+    """One competitor: what it reached in the search, confirmed and tested."""
+
+    name: str
+    searched: Estimate
+    confirmed: Estimate
+    tested: Estimate
+    classical: bool = False
+
+
+class Code(NamedTuple):
+    """A classical code at one rate (bits/s)."""
+
+    name: str
+    rate: float  # NaN: unquantized
+    nmse: float
+
+
+NOTHING = Estimate(math.nan)
+
+
+def short(value: float | None) -> str:
+    """Return a figure with four digits."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def rows(run: Run) -> list[Row]:
+    """Return winner, default and, where the objective is NMSE, the classical codes at the winner's rate."""
+    if run.winner is None:
+        return []
+    found = [_trial(run, f"winner, trial {run.winner.number}", run.winner)]
+    if run.winner.number != 0:
+        found.append(_trial(run, "default, trial 0", run.default))
+    return found + _classical(run)
+
+
+def _trial(run: Run, name: str, trial: Any) -> Row:
+    searched = Estimate(trial.values[0]) if trial else NOTHING
+    return Row(name, searched, _estimate(run.confirmed(trial)), _estimate(tested(run, trial)))
+
+
+def tested(run: Run, trial: Any) -> Mapping[str, Any] | None:
+    """Return the objective of a trial on the sealed test blocks, None where it was not tested."""
+    return run.tested(trial).get(run.tests[-1]["metric"]) if run.tests else None
+
+
+def _estimate(figures: Mapping[str, Any] | None) -> Estimate:
+    return NOTHING if not figures else Estimate(*(number(figures.get(key)) for key in ("mean", "low", "high")))
+
+
+def _classical(run: Run) -> list[Row]:
+    if run.metric != NMSE:
+        return []
+    rate = metric_of(run.winner, RATE)
+    found = [c for c in (at_rate(run.summary.get("baselines", {}), name, rate) for name in CODES) if c]
+    found += [c for c in codes(run.summary.get("baselines", {})) if math.isnan(c.rate)]
+    again = (lambda c: Estimate(c.nmse)) if run.confirm else (lambda c: NOTHING)  # no seed moves them
+    return [Row(_shown(c), Estimate(c.nmse), again(c), Estimate(_tested_code(run, c)), True) for c in found]
+
+
+def _tested_code(run: Run, code: Code) -> float:
+    """Return what the same code reaches on the test blocks at the rate that the model takes there."""
+    if math.isnan(code.rate):
+        same = next((c for c in codes(run.tested_baselines) if c.name == code.name), None)
+    else:
+        rate = number(run.tested(run.winner).get(RATE.replace("val/", "test/"), {}).get("mean", code.rate))
+        same = at_rate(run.tested_baselines, code.name, rate)
+    return same.nmse if same else math.nan
+
+
+def _shown(code: Code) -> str:
+    return f"{code.name}, no rate limit" if math.isnan(code.rate) else f"{code.name}, {code.rate:.4g} bits/s"
+
+
+def codes(baselines: Mapping[str, Mapping[str, Any]]) -> list[Code]:
+    """Return the classical codes of summary.json, those without a rate among them."""
+    return [Code(re.sub(r" at \S+ bits/s$", "", name), number(f.get("asked")), number(f.get("nmse")))
+            for name, f in baselines.items()]
+
+
+def at_rate(baselines: Mapping[str, Mapping[str, Any]], name: str, rate: float) -> Code | None:
+    """Return the named code at the highest rate that takes no more bits than `rate`, None where none does."""
+    known = [c for c in codes(baselines) if c.name == name and c.rate <= rate * (1 + 1e-9)]
+    return max(known, key=lambda c: c.rate, default=None)
+
+
+def headline(run: Run) -> list[str]:
+    """Return the answer in sentences, the most trusted figures first."""
+    if run.winner is None:
+        return [f"No trial of {len(run.trials)} ran to its end, so there is no winner."]
+    found = rows(run)
+    return [_against_default(run, found), *_against_codes(run, found), *_trust(run)]
+
+
+def next_step(run: Run) -> tuple[str, str] | None:
+    """Return why and with which command the answer becomes more trusted, None where it is tested."""
+    if run.winner is None or tested(run, run.winner):
+        return None
+    if run.confirmed(run.winner):
+        return "Not tested yet. The sealed blocks are opened once:", f"raycal test {run.path}"
+    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters:",
+            f"raycal confirm {run.path}")
+
+
+def _against_default(run: Run, found: Sequence[Row]) -> str:
+    """Say winner against default; that one beats the other only where a paired interval over seeds says so."""
+    column, where = _best_column(run)
+    name, winner = f"Trial {run.winner.number}", getattr(found[0], column)
+    if run.winner.number == 0:
+        return (f"No configuration beats the default: it reaches {run.label} {winner} {where}, the best of "
+                f"{len(run.complete)} complete trials.")
+    default = getattr(found[1], column)
+    if math.isnan(default.mean):
+        return f"{name} reaches {run.label} {winner} {where}; the default has no figure to set against it."
+    both = f"{run.label} {winner} against {default} {where}"
+    if column == "searched":
+        share = f" ({100 * abs(winner.mean - default.mean) / abs(default.mean):.1f} %)" if default.mean else ""
+        return f"{name} looks better than the default: {both}{share}."
+    difference = paired_difference(*(_values(run, column, t) for t in (run.winner, run.default)))
+    shown = max(run.sign * difference.low, run.sign * difference.high) < 0
+    return (f"{name} {'beats' if shown else 'is not shown to beat'} the default: {both}, a paired difference of "
+            f"{Estimate(*difference)}.")
+
+
+def _values(run: Run, column: str, trial: Any) -> list[float]:
+    """Return a trial's values seed by seed."""
+    figures = tested(run, trial) if column == "tested" else run.confirmed(trial)
+    return [number(v) for v in figures["values"]]
+
+
+def _best_column(run: Run) -> tuple[str, str]:
+    if tested(run, run.winner):
+        return "tested", f"on the sealed test blocks over {len(run.tests[-1]['seeds'])} seeds"
+    if run.confirmed(run.winner):
+        return "confirmed", f"on validation blocks over {len(run.confirm['seeds'])} fresh seeds"
+    return "searched", "on validation blocks, one seed each"
+
+
+def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
+    """Return who wins, model or classical codes; figures of one column, and of the winner's rate or less."""
+    column = _best_column(run)[0]
+    known = [r for r in found if r.classical and "no rate limit" not in r.name]
+    column = column if any(not math.isnan(getattr(r, column).mean) for r in known) else "searched"
+    model, figures = getattr(found[0], column).mean, [(r.name, getattr(r, column).mean) for r in known]
+    won = [f"{name} ({short(v)})" for name, v in figures if v < model]
+    lost = [f"{name} ({short(v)})" for name, v in figures if v >= model]
+    said = []
+    if won:
+        said.append(f"Classical coding of the same blocks wins at the winner's rate: {_listed(won)} "
+                    f"{'has' if len(won) == 1 else 'have'} a lower NMSE than the searched model's {short(model)}.")
+    if lost:
+        said.append(f"The model beats {_listed(lost)}.")
+    return said
+
+
+def _trust(run: Run) -> list[str]:
+    if tested(run, run.winner):
+        opened = run.tests[-1]
+        earlier = len(opened.get("earlier", []))
+        again = f" They had been opened {earlier} times before: only the first opening was a test." if earlier else ""
+        return [f"The sealed blocks were opened on {opened['when'][:10]}.{again}", *_confirmed(run)]
+    return _confirmed(run)
+
+
+def _confirmed(run: Run) -> list[str]:
+    return [f"Confirmed: {run.confirm['verdict'].rstrip('.')}."] if run.confirm else []
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def others(run: Run) -> list[tuple[str, str, str]]:
+    """Return (figure, winner's, default's) of the standard metrics at the best epoch, and ridge beside behaviours."""
+    if run.winner is None:
+        return []
+    pair = [t for t in (run.winner, run.default) if t is not None]
+    found = [(label, *(short(metric_of(t, key)) for t in pair)) for key, label in LABELS.items()
+             if key != run.metric and not math.isnan(metric_of(run.winner, key))]
+    coded = [run.summary.get("code_length", {}).get(role) for role in ("winner", "default")]
+    if coded[0] and run.winner.number == run.summary["best"]["number"]:
+        found.append(("bits/s, coded by statistics of train", *(
+            short(number(c["independent_bits_per_second"])) if c else "-" for c in coded[:len(pair)])))
+    for name, ridge in run.summary.get("ridge", {}).items():
+        values = (short(metric_of(t, f"val/behavior_r2/{name}")) for t in pair)
+        found.append((f"R2 of {name} (ridge on raw traces {short(number(ridge['r2']))}, "
+                      f"shifted {short(number(ridge['null']))})", *values))
+    return [(*row, "") if len(row) == 2 else row for row in found]
+
+
+def overtuning(run: Run) -> str:
+    """Say whether searching on made the confirmed result worse, and by how much search values flatter."""
+    if run.winner is None:
+        return "No trial ran to its end."
+    if not run.confirm:
+        return f"Not confirmed yet, so nothing can be said: raycal confirm {run.path}"
+    table = {int(n): t for n, t in run.confirm["trials"].items() if not math.isnan(number(t["mean"]))}
+    flattered = [run.sign * (number(t["mean"]) - number(t["search_value"])) for t in table.values()]
+    flattered = [f for f in flattered if not math.isnan(f)]
+    said = [_flattery(run, flattered)] if flattered else []
+    way = [t.number for t in run.incumbents() if t.number in table]
+    return " ".join([*said, _along(run, way, table)])
+
+
+def _flattery(run: Run, flattered: Sequence[float]) -> str:
+    mean = sum(flattered) / len(flattered)
+    kind = "worse" if mean > 0 else "better"
+    return (f"On fresh seeds the {len(flattered)} confirmed trials reach a {run.label} that is on average "
+            f"{short(abs(mean))} {kind} than what the search said; the winner's curse is "
+            f"{short(run.sign * -number(run.confirm['winners_curse']))}.")
+
+
+def _along(run: Run, way: Sequence[int], table: Mapping[int, Mapping[str, Any]]) -> str:
+    if len(way) < 2:
+        return "Fewer than two trials that led the search were confirmed, so its course cannot be judged."
+    means = {n: number(table[n]["mean"]) for n in way}
+    last, best = way[-1], min(way, key=lambda n: run.sign * means[n])
+    if best == last:
+        return (f"No overtuning is seen: of the {len(way)} confirmed leaders of the search (trials "
+                f"{_listed([str(n) for n in way])}) the last is the best confirmed, too.")
+    return (f"Overtuning: the search ended on trial {last}, confirmed at {short(means[last])}, and had passed trial "
+            f"{best} before, confirmed at {short(means[best])}: what it gained on validation after that was luck.")
