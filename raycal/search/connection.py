@@ -64,9 +64,10 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
         return True
     workers = config.training.workers
     cores = os.cpu_count() or 1
-    # A slot may have more workers than there are cores (num_cpus is logical); the pool itself takes none.
+    # "local": a Ray that somebody else started on this machine stays theirs. A slot may have more workers than there
+    # are cores (num_cpus is logical); the pool itself takes none.
     with interruption.around_ray():
-        ray.init(num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
+        ray.init("local", num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
     return True
 
 
