@@ -63,7 +63,7 @@ def test_help_names_every_flag(capsys):
     (["--space", "grvq", "--trial", "3"], ["--trial"]),  # no abbreviations
     (["--space", "grqv"], ["'grqv'", "did you mean 'grvq'"]),
     (["serch"], ["unknown verb 'serch'", "did you mean 'search'"]),
-    ([], ["--space is missing", "grvq, quantizers, vq"]),
+    ([], ["--space is missing", "grvq, quantizers, transform, vq"]),
     (["--space", "grvq", "--trials", "0"], ["search.trials=0", "at least 1"]),
     (["--space", "grvq", "--trials", "many"], ["search.trials='many'", "whole number"]),
     (["--space", "grvq", "--max-concurrent", "x"], ["--max-concurrent", "'x' must be a whole number"]),
