@@ -101,7 +101,7 @@ def test_other_data_and_another_split_are_named(finished, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     resume = ["--resume", str(tmp_path / "run"), "-q"]
     assert main([*resume, "--sessions", arguments[3]]) == 2
-    assert "recording 11: " in (said := capsys.readouterr().err) and "recording 8" not in said
+    assert "recording simulated-11: " in (said := capsys.readouterr().err) and "recording simulated-8" not in said
     assert main([*resume, "--set", "sessions.rounds=2"]) == 2
     assert "sessions.rounds: 3 then, 2 now" in capsys.readouterr().err
     assert main([*resume, "--set", "model.width=8"]) == 2

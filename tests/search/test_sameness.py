@@ -10,6 +10,8 @@ from raycal.report.leaderboard import leaderboard, summary
 from raycal.search.sameness import OUTSIDE
 from raycal.search.study import open_study
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
 
 @pytest.fixture
 def searched(run, complete):
