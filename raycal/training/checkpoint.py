@@ -67,7 +67,7 @@ def export(state: dict[str, Any]) -> dict[str, Any]:
     best = state["best"]
     kept = ("format", "config", "data", "fingerprint", "versions", "objective", "ended_by", "history")
     metrics = state["history"][best["epoch"] - 1] if best["epoch"] else {}
-    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics, "arrays": best["arrays"],
+    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics, "arrays": best.get("arrays", {}),
             "best": {"epoch": best["epoch"], "value": best["value"]}, "epoch": state["epoch"], "done": state["done"]}
 
 
