@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import raycal
-from raycal import cli, cli_sessions, config
+from raycal import cli, cli_runs, cli_sessions, config
 from raycal.sessions import readers
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
@@ -96,6 +96,12 @@ def test_a_command_is_one_that_the_program_takes(command):
     if words[:2] == ["raycal", "apply"]:
         cli.apply_parser().parse_args(words[2:])
         return
+    later = {"confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser, "reproduce": cli_runs.reproduce_parser}
+    if words[0] == "raycal" and words[1] in later:
+        later[words[1]]().parse_args(words[2:] or ["RUN"])
+        return
+    if words[:2] == ["raycal", "plan"]:
+        words = ["run_search.py", *words[2:], "--dry-run"]
     assert (ROOT / words[0]).is_file()
     args = cli.search_parser().parse_args(words[1:])
     assert args.space in (None, "my_space.py", *_spaces()) and (args.space or args.resume or args.config)
@@ -120,7 +126,8 @@ def test_every_other_command_is_known():
 
 
 def test_every_flag_and_setting_that_is_named_exists():
-    flags = {f for p in (cli.search_parser(), cli.apply_parser()) for action in p._actions for f in action.option_strings}
+    parsers = (cli.search_parser(), cli.apply_parser(), cli_runs.confirm_parser(), cli_runs.test_parser())
+    flags = {f for p in parsers for action in p._actions for f in action.option_strings}
     named = {w.split()[0].split("=")[0] for w in WORDS if w.startswith("--")}
     assert {"--sessions", "--config", "--set", "--print-config"} <= named <= flags
     sections = {n.split(".")[0] for n in config.names()}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shutil
@@ -37,6 +38,16 @@ class Slots:
     workers: int
     resources: dict[str, float]  # a worker
     use_gpu: bool
+
+    def within(self, worker: int, slot: int) -> tuple[Slots, int]:
+        """Return as many of these slots as Ray's memory holds, at least one, and how many it would hold.
+
+        worker: bytes that each worker takes at most; slot: bytes of a slot besides.
+        """
+        import ray
+
+        fitting = int(ray.cluster_resources()["memory"] // (self.workers * worker + slot))
+        return dataclasses.replace(self, count=max(1, min(self.count, fitting))), fitting
 
 
 def connect(config: Config, address: str | None = None, verbose: bool = False, temp_dir: str | None = None) -> bool:
@@ -125,6 +136,13 @@ class Cluster:
             {"workers": self.slots.workers, "resources": self.slots.resources, "use_gpu": self.slots.use_gpu,
              "storage": self.scratch, "threads": threads, "limit": self.limit})
         ray.get(self.pool.grow.remote(count))
+
+    def open(self, refs: list) -> None:
+        """Start the first slot, and hand over the data that every later job trains on."""
+        import ray
+
+        self.grow(1)
+        ray.get(self.pool.set_dataset.remote(refs))
 
     def close(self, gently: bool) -> None:
         """End the pool and remove the placement groups of its workers; gently: let the workers end by themselves."""

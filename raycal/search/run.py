@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,42 +13,24 @@ from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.report.console import Progress, counter
+from raycal.report import planned as lines
+from raycal.report.console import Progress
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, ending, recordings, room
+from raycal.search import connection, ending, recordings, reproduce, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
 from raycal.search.patience import Patience
-from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
-                                simulated_sessions)
+from raycal.search.plan import Plan, check_search, enqueue
+from raycal.search.ready import Options, check_same, held, items, mirror_of, planned, prepared
 from raycal.search.scheduler import Asker, Halter, Referee, Stopper
 from raycal.search.space import Space
-from raycal.sessions.readers import check_kinds, fetched, local_places
 from raycal.sessions.readers.places import anchored
 from raycal.sessions.session import Session
 
 
-@dataclass
-class Options:
-    """What a search is told besides its configuration; the names are those of the command line."""
-
-    sessions: Sequence[Any] = ()  # paths, globs, allen:ID, or Session objects
-    out: str | None = None
-    resume: str | None = None
-    more: int = 0
-    max_concurrent: int = 0
-    max_minutes: float = 0.0
-    address: str | None = None
-    storage: str | None = None
-    verbose: bool = False
-    quiet: bool = False
-    temp_dir: str | None = None
-    held: dict[str, Any] = field(default_factory=dict)  # settings the user fixed: they are not searched
-
-
-def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
-    """Run or resume a search; return its summary with "folder" and "interrupted" added.
+def run(space: Space, config: Config, options: Options) -> dict[str, Any] | None:
+    """Run or resume a search; return its summary with "folder" and "interrupted" added; None for a dry run.
 
     Bad input raises UserError before any slot starts.
     """
@@ -57,63 +39,33 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     check_search(space, config)
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_held(RunFolder.existing(options.resume)) if options.resume
-                                     else _new_folder(space, options))
-        items = _items(options, config, say)
+        folder = None
+        if not options.dry_run:
+            folder = stack.enter_context(held(RunFolder.existing(options.resume)) if options.resume
+                                         else _new_folder(space, options))
+        given = items(options, config, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
             options.temp_dir))
         began = time.monotonic()
-        found = recordings.read(items, config.sessions, counter("reading", options.quiet))
-        plan = make_plan(space, config, found.sketches, say)
-        data = recordings.prepare(found, plan.config.sessions, plan.agreement, say=say)
-        check_decodable(plan, data.varying)
-        say(f"{len(plan.sketches)} recordings read in {time.monotonic() - began:.1f} s, {data.n_bytes / 2**20:.4g} MiB of "
-            "them in the object store")
+        found, plan = planned(space, config, given, options, say)
+        data = prepared(plan, found, began, say)
         del found  # the whole recordings leave the store, what was prepared stays
-        mirror = _mirror(folder, options, say)
+        for line in lines.settled(plan):
+            say(line)
+        if folder is None:
+            return _rehearse(plan, data, cluster, say)
+        mirror = mirror_of(folder, options, say)
         study = _open(plan, folder, say)
         folder.patiently(lambda: write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options)))
         return _search(plan, data, study, folder, cluster, options, mirror, say)
-
-
-def _here(item: Any, traces: str, say: Callable[[str], None]) -> list:
-    if isinstance(item, Session):
-        return [item]
-    return [place for found in local_places(item) for place in fetched(found, traces, say)]
-
-
-def _items(options: Options, config: Config, say: Callable[[str], None]) -> list:
-    """Return the Session objects and places of a run; what is plainly wrong with a path is said before Ray starts.
-
-    Files that lie elsewhere are downloaded by this process, or, on a cluster, where the tasks run that read them.
-    """
-    items = list(options.sessions)
-    check_kinds(items)
-    if not options.address:
-        items = [place for item in items for place in _here(item, config.sessions.traces, say)]
-    if not options.sessions:
-        say(SIMULATED)
-        # before Ray starts, not beside it: it forks, and a fork while BLAS computes in a thread can hang both
-        items = simulated_sessions()
-    return items
-
-
-@contextlib.contextmanager
-def _held(folder: RunFolder) -> Iterator[RunFolder]:
-    """Hold the lock of a run folder."""
-    folder.lock()
-    try:
-        yield folder
-    finally:
-        folder.unlock()
 
 
 @contextlib.contextmanager
 def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
     """Make and hold a new run folder; a run that bad input ends before its first trial leaves none behind."""
     folder = RunFolder.create(options.out, space.name)
-    with _held(folder):
+    with held(folder):
         try:
             yield folder
         except (UserError, KeyboardInterrupt):
@@ -130,19 +82,42 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
         + config.to_yaml()
 
 
+def _rehearse(plan: Plan, data: recordings.Prepared, cluster: connection.Cluster, say: Callable[[str], None]) -> None:
+    """Measure what the search would cost, say it, and end."""
+    trials = plan.config.search.trials
+    cluster.open(data.refs)
+    _probe(plan, cluster, trials, say)
+    say(room.sentence(plan, ".", cluster.slots.count, trials))
+
+
+def _probe(plan: Plan, cluster: connection.Cluster, trials: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Step the corners of the space in the first slot, say what follows, and return it."""
+    from raycal.search.probe import estimate
+
+    search = plan.config.search
+    trainings = (search.confirm_top + 1) * search.confirm_seeds if search.confirm_top else 0
+    known = estimate(plan, cluster, trials, trainings)
+    for line in lines.measured(known, plan.config.training.epochs):
+        say(line)
+    return dataclasses.asdict(known)
+
+
 def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, cluster: connection.Cluster,
             options: Options, mirror: Callable[..., Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
+    """Spend the cluster's time: hand over the data, let trials run, keep what they leave, confirm the best."""
     import ray
 
     from raycal.metrics.baselines import ridge_on_traces
-    from raycal.search.study import Record
+    from raycal.search.study import Record, plain
 
-    cluster.grow(cluster.slots.count)
-    ray.get(cluster.pool.set_dataset.remote(data.refs))
     wanted = _wanted(study, plan.config, options)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
+    cluster.open(data.refs)
+    if (left := wanted - len(record.trained())) > 0:
+        study.set_user_attr("plan", plain(_probe(plan, cluster, left, say)))
+    cluster.grow(cluster.slots.count)
+    reproduce.note(study, cluster.slots.use_gpu)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
     keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror, say=progress.say)
@@ -158,13 +133,28 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
         if referee.error:
             raise referee.error
         keeper.add({"ridge": ray.get(ridge)})
+        unfinished = len(record.trained()) < wanted
+        if not unfinished:
+            _confirm(plan, study, folder, cluster, say, over)
     measured = ending.measure(plan, data, study, folder, say)
     keeper.add(measured.facts)
     summary = keeper.write()
     ending.draw(measured, plan, study, folder, say)
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
-    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
+    return {**summary, "folder": str(folder.path), "interrupted": unfinished}
+
+
+def _confirm(plan: Plan, study, folder: RunFolder, cluster: connection.Cluster, say: Callable[[str], None],
+             over: Callable[[], bool]) -> None:
+    """Train the best and the default again on fresh seeds, where that is wanted and there is a best."""
+    from raycal.search.confirm import confirm
+    from raycal.search.study import best_trial
+
+    search = plan.config.search
+    if search.confirm_top and best_trial(study):
+        if not confirm(study, folder, cluster, plan.objectives[0], search.confirm_top, search.confirm_seeds, say, over):
+            say(f"not confirmed to the end; raycal confirm {folder.path} goes on")
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:
@@ -207,10 +197,8 @@ def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None]):
         for key, value in (("objective", plan.config.search.objective), ("space", plan.space.name),
                            ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.agreement.fingerprint)):
             study.set_user_attr(key, value)
-    elif known != plan.agreement.fingerprint:
-        raise UserError(f"--resume {folder.path}: the sessions or their split changed (fingerprint {known} then, "
-                        f"{plan.agreement.fingerprint} now), so old and new trials could not be compared\n"
-                        "fix: give the same sessions and split, or start a new run")
+    else:
+        check_same(study, plan, folder)
     return study
 
 
@@ -219,14 +207,6 @@ def _wanted(study, config: Config, options: Options) -> int:
     wanted = int(study.user_attrs.get("wanted", config.search.trials)) + options.more
     study.set_user_attr("wanted", wanted)
     return wanted
-
-
-def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> Callable[..., Any]:
-    if not options.storage:
-        return lambda force=False: None
-    from raycal.search.storage import Mirror
-
-    return Mirror(folder.path, options.storage, say).upload
 
 
 def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool]) -> None:

@@ -47,13 +47,13 @@ class Space:
     def default(self) -> dict[str, Any]:
         """Return the parameters of trial 0: what the base settings hold for every suggested name."""
         probe = _Default(self.base)
-        self._try(probe)
+        self.tried(probe)
         return probe.params
 
     def draw(self, rng) -> tuple[dict[str, Any], Config]:
         """Return one random configuration and its parameters; rng is a numpy Generator."""
         probe = _Random(rng)
-        return probe.params, self._try(probe)
+        return probe.params, self.tried(probe)
 
     def check(self, rng) -> None:
         """Refuse a space some of whose proposals cannot be trained: an unknown setting, a range beyond its bounds."""
@@ -71,11 +71,11 @@ class Space:
         for _ in range(draws):
             probe = _Random(rng)
             with contextlib.suppress(UserError):
-                self._try(probe)
+                self.tried(probe)
             found |= set(probe.params)
         return found
 
-    def _try(self, probe: _Probe) -> Config:
+    def tried(self, probe: Probe) -> Config:
         """Propose for a probe; whatever else the function does than return a Config becomes a UserError."""
         try:
             config = self.propose(probe)
@@ -93,7 +93,7 @@ class Space:
         found: dict[str, optuna.distributions.BaseDistribution] = {}
         for _ in range(draws):
             probe = _Random(rng)
-            self._try(probe)
+            self.tried(probe)
             found.update(probe.distributions)
         return found
 
@@ -114,7 +114,7 @@ class Space:
         lengths = []
         for _ in range(draws):
             probe = _Random(rng)
-            lengths.append(self._try(probe).windows.length)
+            lengths.append(self.tried(probe).windows.length)
             suggested = probe.distributions.get(LENGTH)
             if suggested is not None:  # draws from a range rarely touch its ends
                 lengths += getattr(suggested, "choices", None) or (suggested.low, suggested.high)
@@ -219,7 +219,7 @@ class _Narrowed:
         return self._fixed[name]
 
 
-class _Probe:
+class Probe:
     """What a proposing function sees of a trial, answered by `_pick` and remembered."""
 
     def __init__(self) -> None:
@@ -242,7 +242,7 @@ class _Probe:
         return self.params[name]
 
 
-class _Default(_Probe):
+class _Default(Probe):
     def __init__(self, base: Config):
         super().__init__()
         self._base = base
@@ -255,7 +255,7 @@ class _Default(_Probe):
         return value
 
 
-class _Random(_Probe):
+class _Random(Probe):
     def __init__(self, rng):
         super().__init__()
         self._rng = rng

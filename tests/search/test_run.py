@@ -204,7 +204,8 @@ def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_search_that_is_killed_or_interrupted_resumes_where_it_was(recordings, tmp_path, end):
     space, folder = tmp_path / "tiny.py", tmp_path / "run"
-    space.write_text(TINY.replace('"training.epochs": 3', '"training.epochs": 400, "search.pruner": "none"'))
+    space.write_text(TINY.replace('"training.epochs": 3', '"training.epochs": 400, "search.pruner": "none", '
+                                  '"search.confirm_top": 0'))
     driver = start(["--space", str(space), "--sessions", recordings, "--trials", "3", "--max-concurrent", "1",
                     "--out", str(folder)])
 
@@ -232,6 +233,6 @@ def test_a_search_that_is_killed_or_interrupted_resumes_where_it_was(recordings,
 @pytest.mark.slow
 def test_six_worms_are_searched_together(ray_session, data_dir, tmp_path):
     summary = raycal.search("grvq", [str(data_dir / "worms" / "*.h5")], trials=3, epochs=9, out=str(tmp_path / "run"),
-                            quiet=True)
+                            confirm_top=0, quiet=True)
     assert len(summary["sessions"]) == 6 and summary["best"]["value"] < 0.95
     assert {"velocity", "head_angle"} <= set(summary["ridge"]) and "pumping" not in summary["ridge"]
