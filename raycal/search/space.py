@@ -106,7 +106,7 @@ class Space:
         found = []
         for _ in range(draws):
             with contextlib.suppress(UserError):  # the highest of all may not go together
-                found.append(self._try(_Highest(rng)))
+                found.append(self.tried(_Highest(rng)))
         return found
 
     def windows(self, rng, draws: int = 200) -> tuple[int, int]:
