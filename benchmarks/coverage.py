@@ -109,8 +109,8 @@ def summarize(rows: list[dict[str, float]]) -> None:
     for name in ("covered", "difference_covered"):
         seen = [r[name] for r in rows if not math.isnan(r[name])]
         low, high = binom.interval(0.95, len(seen), 0.95) if seen else (0, 0)
-        print(f"{name.replace('_', ' ')}: {sum(seen):.0f} of {len(seen)} (at 95 % it is {low:.0f} to {high:.0f} of them "
-              "19 times in 20)")
+        print(f"{name.replace('_', ' ')}: {sum(seen):.0f} of {len(seen)} (at 95 % it is {low:.0f} to {high:.0f} of "
+              "them 19 times in 20)")
         result |= {name: sum(seen), f"{name}_of": len(seen)}
     for name in ("printed_curse", "true_curse"):
         found = mean_interval([r[name] for r in rows])

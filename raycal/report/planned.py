@@ -37,8 +37,8 @@ def measured(estimate: Any, epochs: int) -> list[str]:
     lines += [f"             cannot be trained, trials there will fail: {name}: {error}"
               for name, error in estimate.broken]
     if estimate.trials:
-        lines += [f"runs         {estimate.trials} trials of at most {epochs} epochs, {estimate.slots} at a time (memory "
-                  f"for {estimate.fitting})",
+        lines += [f"runs         {estimate.trials} trials of at most {epochs} epochs, {estimate.slots} at a time "
+                  f"(memory for {estimate.fitting})",
                   f"takes        about {_range(estimate.search)}{_confirming(estimate)}"]
     return lines
 
