@@ -172,8 +172,9 @@ def outcome_of(event: Mapping[str, Any]) -> dict[str, Any]:
 def _payload(folder: RunFolder, trial: FrozenTrial, seed: int) -> dict[str, Any]:
     from raycal.training.loop import train
 
-    return {"config": {**trial.user_attrs["config"], "training.seed": seed}, "trainer": train,
-            "folder": str(_place(folder, trial, seed))}
+    place = _place(folder, trial, seed)
+    place.mkdir(parents=True, exist_ok=True)  # a worker that finds none waits for its disk to come back
+    return {"config": {**trial.user_attrs["config"], "training.seed": seed}, "trainer": train, "folder": str(place)}
 
 
 def _place(folder: RunFolder, trial: FrozenTrial, seed: int):

@@ -48,4 +48,7 @@ def complete(cluster, jobs: Sequence[tuple[Any, dict[str, Any]]], over: Callable
 
 
 def _ended(event: dict[str, Any], last: int) -> bool:
-    return event["kind"] != "epoch" or event["done"] or event["epoch"] == last
+    """A job that is paused waits for its storage, and goes on."""
+    if event["kind"] == "epoch":
+        return event["done"] or event["epoch"] == last
+    return event["kind"] != "paused"

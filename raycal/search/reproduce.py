@@ -73,6 +73,7 @@ def run(space: Space, config: Config, options: Options, number: int) -> Comparis
         then = {int(e): _number(v) for e, v in trial.user_attrs["objective_by_epoch"]}
         place = run.folder.path / "reproduced" / f"{number:04d}"
         shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
         say(f"training trial {number} again for {max(then)} epochs")
         heard: dict[int, float] = {}
         payload = {"config": trial.user_attrs["config"], "folder": str(place), "trainer": train}

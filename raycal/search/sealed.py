@@ -100,6 +100,7 @@ def _payload(run: Reopened, key: tuple[int, int], place, epochs: int) -> dict[st
     from raycal.training.loop import train
 
     number, seed = key
+    place.mkdir(parents=True, exist_ok=True)
     config = run.study.get_trials(deepcopy=False)[number].user_attrs["config"]
     return {"config": {**config, "training.seed": seed}, "folder": str(place),
             "trainer": functools.partial(train, until=epochs)}

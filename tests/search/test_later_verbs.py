@@ -131,6 +131,7 @@ def test_a_search_says_what_it_will_do_and_confirms_at_its_end(run):
     assert record == json.loads((run / "summary.json").read_text())["confirm"]
     assert study.user_attrs["plan"]["corners"] >= 6 and study.user_attrs["plan"]["peak"]["host"] > 2**26
     assert not any((run / "confirm").iterdir()), "trainings that are in the study leave no folder"
+    assert not any(entry["failed"] for entry in record["trials"].values())
 
 
 @pytest.mark.slow
