@@ -1,7 +1,7 @@
 """What a run found, in figures and in words: the winner beside the default and the classical codes of the same blocks.
 
-Three columns of trust: the search chose by one seed on validation blocks, `raycal confirm` trained again on fresh
-seeds, `raycal test` opened the sealed blocks. What was not done says the command that does it.
+Three columns of trust: the search chose by one seed on validation blocks, a confirmation trained again on fresh
+seeds, a test opened the sealed blocks. What was not done says the command that does it.
 """
 from __future__ import annotations
 
@@ -132,8 +132,13 @@ def next_step(run: Run) -> tuple[str, str] | None:
         return None
     if run.confirmed(run.winner):
         return "Not tested yet. The sealed blocks are opened once:", f"raycal test {run.path}"
-    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters:",
-            f"raycal confirm {run.path}")
+    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters; train it and the "
+            "default on the same sessions and fresh seeds:", fresh_seed(run))
+
+
+def fresh_seed(run: Run) -> str:
+    """Return the command that trains the winner on a seed that the search did not use."""
+    return f"raycal train --space {run.summary['space']} --config {run.path}/best/config.yaml --seed 1"
 
 
 def _against_default(run: Run, found: Sequence[Row]) -> str:
@@ -227,7 +232,7 @@ def overtuning(run: Run) -> str:
     if run.winner is None:
         return "No trial ran to its end."
     if not run.confirm:
-        return f"Not confirmed yet, so nothing can be said: raycal confirm {run.path}"
+        return f"Not confirmed yet, so nothing can be said: {fresh_seed(run)}"
     table = {int(n): t for n, t in run.confirm["trials"].items() if not math.isnan(number(t["mean"]))}
     flattered = [run.sign * (number(t["mean"]) - number(t["search_value"])) for t in table.values()]
     flattered = [f for f in flattered if not math.isnan(f)]
