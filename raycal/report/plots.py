@@ -248,7 +248,7 @@ def usage(counts: Sequence[np.ndarray]) -> Figure:
         drawn.add_scatter(x=np.arange(1, len(share) + 1), y=share, mode="lines", name=f"codebook {k}",
                           line=dict(shape="hvh", width=1.5, color=color, dash=dash),
                           hovertemplate=f"codebook {k}<br>code %{{x}}: %{{y:.2f}} %<extra></extra>")
-    return drawn.update_xaxes(type="log" if max(map(len, counts)) > 64 else "linear")
+    return logarithmic(drawn) if max(map(len, counts)) > 64 else drawn
 
 
 def split(run: Run) -> Figure | None:
