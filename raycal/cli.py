@@ -18,7 +18,7 @@ VERBS = ("search", "train", "apply", "sessions", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; return its exit status: 0 done, 1 nothing came of it, 2 bad input, 130 interrupted."""
+    """Run the program; return its exit status: 0 done, 1 nothing came of it, 2 bad input, 128 + N ended by signal N."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv.pop(0) if argv and argv[0] in VERBS else None
     try:
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(str(e) or "interrupted", file=sys.stderr)
         return 130
 
 
@@ -51,6 +51,8 @@ def search_parser() -> argparse.ArgumentParser:
     p.add_argument("--list-spaces", action="store_true", help="list the spaces and end")
     p.add_argument("--resume", metavar="DIR", help="go on with a run, after any end")
     p.add_argument("--more", type=whole, default=0, metavar="N", help="with --resume: N trials more")
+    p.add_argument("--allow-space-change", action="store_true",
+                   help="with --resume: go on though the space changed, from the trials that still fit")
     p.add_argument("-v", dest="verbose", action="store_true", help="show Ray's own output")
     return p
 
@@ -108,6 +110,8 @@ def _search(argv: list[str]) -> int:
         return 0
     if args.more and not args.resume:
         raise UserError("--more: adds trials to a run; name it with --resume DIR")
+    if args.allow_space_change and not args.resume:
+        raise UserError("--allow-space-change: goes on with a run; name it with --resume DIR")
     if args.resume and "://" in args.resume:
         from raycal.search.storage import fetch
 
@@ -124,8 +128,10 @@ def _search(argv: list[str]) -> int:
     summary = run(space, config, Options(
         sessions=sessions, out=args.out, resume=args.resume, more=args.more, max_concurrent=args.max_concurrent,
         max_minutes=args.max_minutes, address=args.address, storage=args.storage, verbose=args.verbose,
-        quiet=args.quiet, held=held))
+        quiet=args.quiet, held=held, allow_space_change=args.allow_space_change))
     print(closing(summary))
+    if summary.get("stopped_by"):
+        return 128 + summary["stopped_by"]  # as a shell says it
     return 0 if summary["best"] else 1
 
 
@@ -142,12 +148,18 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
     given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
-    name = args.space or run.get("space")
+    name = args.space or _space_of(run.get("space"), getattr(args, "resume", None))
     if not name:
         from raycal.search import space as spaces
 
         raise UserError(f"--space is missing: give one of {', '.join(spaces.names())}, such as --space grvq")
     return name, args.sessions or run.get("sessions") or [], from_file, given
+
+
+def _space_of(name: str | None, folder: str | None) -> str | None:
+    """Return the space of a run's config.yaml; of a file that is not there, as on another machine, the run's copy."""
+    copy = pathlib.Path(folder or ".", pathlib.Path(name or "").name)
+    return str(copy) if folder and name and not pathlib.Path(name).is_file() and copy.is_file() else name
 
 
 def _check_run(run: dict[str, Any]) -> None:

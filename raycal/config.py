@@ -113,6 +113,7 @@ class Training:
     workers: int = setting(1, low=1, high=1024)  # Ray Train workers a trial
     gpus: float = setting(0.0, low=0.0)  # GPUs a worker
     epoch_limit: float = setting(1800.0, low=1.0)  # s; an epoch over it ends the trial
+    save_every: float = setting(10.0, low=0.0)  # s between checkpoints of a running trial
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from raycal.search.sameness import OUTSIDE
 from raycal.search.study import best_trial
 
 OVER_LIMIT = "over rate limit"
@@ -18,7 +19,7 @@ COMPARED = ("nmse", "bits_per_second", "usage")  # of the best of each quantizer
 def leaderboard(study: Study) -> str:
     """Return the trials as CSV, best first: number, state, value, best epoch, seconds, reason, parameters."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()
-              and t.user_attrs.get("reason") != OVER_LIMIT]
+              and t.user_attrs.get("reason") not in (OVER_LIMIT, OUTSIDE)]
     parameters = sorted({p for t in trials for p in t.params})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -35,6 +36,7 @@ def leaderboard(study: Study) -> str:
 def summary(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what summary.json holds; facts are space, objective, sessions, fingerprints, seconds and the like."""
     trials = study.get_trials(deepcopy=False)
+    trials = [t for t in trials if t.user_attrs.get("reason") != OUTSIDE]
     trained = [t for t in trials if t.user_attrs.get("reason") != OVER_LIMIT]
     counts = {name: sum(t.state == state for t in trained) for name, state in
               (("complete", TrialState.COMPLETE), ("pruned", TrialState.PRUNED), ("failed", TrialState.FAIL))}

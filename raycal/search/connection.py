@@ -7,20 +7,22 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.search.leftovers import SCRATCH
+from raycal.search import interruption, leftovers
 
 # Train's defaults cost seconds a slot: a 2 s controller poll, a preemption watcher, metrics, a patched print.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
                      "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
                      "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
                      "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0"}
+RETURN = 120.0  # s that a pool which died has to come back
 DRIVER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
                       "RAY_AIR_NEW_OUTPUT": "0", "TUNE_RESULT_BUFFER_LENGTH": "1", "RAY_DEDUP_LOGS": "0",
                       "TUNE_WARN_THRESHOLD_S": "30", "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -54,15 +56,18 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
     if address:
         check_listening(address)
         try:
-            ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
+            with interruption.around_ray():
+                ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **quiet)
         except (ConnectionError, ValueError) as e:
             raise UserError(f"--address {address}: no Ray cluster answers there ({str(e).splitlines()[0]}); "
                             "start one with ray up, or leave --address out for a local one") from None
         return True
     workers = config.training.workers
     cores = os.cpu_count() or 1
-    # A slot may have more workers than there are cores (num_cpus is logical); the pool itself takes none.
-    ray.init(num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
+    # "local": a Ray that somebody else started on this machine stays theirs. A slot may have more workers than there
+    # are cores (num_cpus is logical); the pool itself takes none.
+    with interruption.around_ray():
+        ray.init("local", num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
     return True
 
 
@@ -112,30 +117,70 @@ class Cluster:
     scratch: str  # folder for what Train and Tune insist on writing
     limit: float  # s an epoch may take
     pool: Any = None
+    _settings: dict[str, Any] = field(default_factory=dict)  # of the pool
+    _count: int = 0
+    _refs: list = field(default_factory=list)
 
     def grow(self, count: int) -> None:
         """Start slots until there are count; the first call makes the pool."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        from raycal.search import groups
         from raycal.search.slots import SlotPool
 
-        threads = max(1, (os.cpu_count() or 1) // self.slots.count) if self.slots.use_gpu else 1
-        self.pool = self.pool or SlotPool.remote(
-            {"workers": self.slots.workers, "resources": self.slots.resources, "use_gpu": self.slots.use_gpu,
-             "storage": self.scratch, "threads": threads, "limit": self.limit})
+        if self.pool is None:
+            threads = max(1, (os.cpu_count() or 1) // self.slots.count) if self.slots.use_gpu else 1
+            self._settings = {"workers": self.slots.workers, "resources": self.slots.resources, "limit": self.limit,
+                              "use_gpu": self.slots.use_gpu, "storage": self.scratch, "threads": threads}
+            self._settings["others"] = groups.of_slots(self._settings)
+            # on the node of the driver, without which there is no search: other nodes may leave
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+            self.pool = SlotPool.options(scheduling_strategy=here).remote(self._settings)
+        self._count = count
         ray.get(self.pool.grow.remote(count))
+
+    def hand_over(self, refs: list) -> None:
+        """Give the pool the references to the data that every later job trains on."""
+        import ray
+
+        self._refs = refs
+        ray.get(self.pool.set_dataset.remote(refs))
+
+    def mend(self) -> None:
+        """Bring a pool that died, and came back empty, to where it was; one that lives stays as it is."""
+        _insist(lambda: self.pool.grow.remote(self._count))
+        if self._refs:
+            _insist(lambda: self.pool.set_dataset.remote(self._refs))
 
     def close(self, gently: bool) -> None:
         """End the pool and remove the placement groups of its workers; gently: let the workers end by themselves."""
         import ray
 
+        from raycal.search import groups
+
         if self.pool is None:
             return
-        groups = ray.get(self.pool.state.remote(), timeout=10)["groups"]
         if gently:
-            ray.get(self.pool.close.remote(), timeout=30)
-        remove_groups(groups)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self.pool.close.remote(), timeout=30)
         ray.kill(self.pool)
+        groups.remove(groups.of_slots(self._settings))
+
+
+def _insist(call: Callable[[], Any]) -> Any:
+    """Return what a call of the pool answers, though it dies meanwhile and has to come back first."""
+    import ray
+
+    deadline = time.monotonic() + RETURN
+    while True:
+        try:
+            return ray.get(call(), timeout=RETURN)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as e:
+            if time.monotonic() > deadline:
+                raise UserError(f"the pool of slots died and does not come back within {RETURN:.0f} s ({e}); what was "
+                                "recorded stands, go on with --resume") from None
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -145,14 +190,17 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     import ray
 
     own = connect(config, address, verbose, temp_dir)
-    scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-")
+    leftovers.sweep()
+    scratch = tempfile.mkdtemp(prefix=f"{leftovers.SCRATCH}{socket.gethostname()}-{os.getpid()}-")
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
+        gently = False
         try:
             yield found
+            gently = bool(address) or not own  # a local Ray of our own takes its workers along
         finally:
             with contextlib.suppress(ray.exceptions.RayError):  # a pool that died has nothing to give back
-                found.close(gently=bool(address) or not own)  # a local Ray of our own takes its workers along
+                found.close(gently)
     finally:
         if own:
             ray.shutdown()
@@ -190,14 +238,3 @@ def _without_startup_warning() -> None:
 
     filtered.raycal = True
     worker.print_to_stdstream = filtered
-
-
-def remove_groups(groups: list[str]) -> None:
-    """Remove placement groups by id: those a worker group that was killed has left behind."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-
-    table = placement_group_table()
-    for group in groups:
-        if table.get(group, {}).get("state") not in (None, "REMOVED"):
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))

@@ -52,6 +52,14 @@ class Keeper:
         self.write()
         self._after()
 
+    def tidy(self) -> None:
+        """Do for finished trials what a driver that died between their end and here has not done."""
+        for trial in self._study.get_trials(deepcopy=False):
+            folder = self._folder.trial(trial.number)
+            if trial.state.is_finished() and folder.is_dir() and not (folder / "metrics.json").is_file():
+                self._describe(trial)
+        self._discard()
+
     def add(self, facts: Mapping[str, Any]) -> None:
         self._facts.update(facts)
 

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ def find(out: pathlib.Path) -> list[tuple[str, list[pathlib.Path], str]]:
             ("shared memory segments", list(_segments(pathlib.Path("/dev/shm"))), "rm {}")]
 
 
+def sweep() -> None:
+    """Remove the scratch folders of this user's drivers that died: nobody else will."""
+    for folder in _scratch():
+        if _owned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _processes() -> str:
     """Return the command lines of all processes."""
     import ray  # noqa: F401  it brings psutil along
@@ -37,6 +45,7 @@ def _sessions(processes: str) -> Iterator[pathlib.Path]:
 
 
 def _scratch() -> Iterator[pathlib.Path]:
+    import ray  # noqa: F401  it brings psutil along
     import psutil
 
     for folder in sorted(pathlib.Path(tempfile.gettempdir()).glob(f"{SCRATCH}{socket.gethostname()}-*-*")):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,14 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report.console import Progress, counter
 from raycal.report.tensorboard import TensorBoard
-from raycal.search import connection, ending, recordings, room
+from raycal.search import connection, ending, interruption, recordings, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
 from raycal.search.patience import Patience
 from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
                                 simulated_sessions)
+from raycal.search.sameness import check_data, data_of
 from raycal.search.scheduler import Asker, Halter, Referee, Stopper
 from raycal.search.space import Space
 from raycal.sessions.readers import check_kinds, fetched, local_places
@@ -44,6 +45,7 @@ class Options:
     verbose: bool = False
     quiet: bool = False
     temp_dir: str | None = None
+    allow_space_change: bool = False  # go on in a changed space, from the trials that still fit
     held: dict[str, Any] = field(default_factory=dict)  # settings the user fixed: they are not searched
 
 
@@ -57,6 +59,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     check_search(space, config)
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(interruption.unwinding())
         folder = stack.enter_context(_held(RunFolder.existing(options.resume)) if options.resume
                                      else _new_folder(space, options))
         items = _items(options, config, say)
@@ -72,9 +75,26 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
             "them in the object store")
         del found  # the whole recordings leave the store, what was prepared stays
         mirror = _mirror(folder, options, say)
-        study = _open(plan, folder, say)
-        folder.patiently(lambda: write_atomically(folder.path / "config.yaml", _run_yaml(space, plan.config, options)))
-        return _search(plan, data, study, folder, cluster, options, mirror, say)
+        study = _open(plan, folder, say, options.allow_space_change)
+        folder.patiently(lambda: _write_settings(folder, space, plan.config, options))
+        again = lambda: _again(items, plan, options)  # noqa: E731
+        with _resumable(folder):
+            return _search(plan, data, study, folder, cluster, options, mirror, say, again)
+
+
+def _again(items: list, plan: Plan, options: Options) -> recordings.Prepared:
+    """Read and prepare the recordings once more: a node left and took them along."""
+    found = recordings.read(items, plan.config.sessions, counter("reading again", options.quiet))
+    return recordings.prepare(found, plan.config.sessions, plan.agreement, say=lambda line: None)
+
+
+@contextlib.contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Say with a search that is ended at once how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped at once; next: python run_search.py --resume {folder.path}") from None
 
 
 def _here(item: Any, traces: str, say: Callable[[str], None]) -> list:
@@ -121,6 +141,14 @@ def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
             raise
 
 
+def _write_settings(folder: RunFolder, space: Space, config: Config, options: Options) -> None:
+    """Write config.yaml, and a copy of a space that is a file: another machine does not have it."""
+    source = pathlib.Path(space.source)
+    if source.suffix == ".py" and source.parent != folder.path:
+        write_atomically(folder.path / source.name, source.read_bytes())
+    write_atomically(folder.path / "config.yaml", _run_yaml(space, config, options))
+
+
 def _run_yaml(space: Space, config: Config, options: Options) -> str:
     """config.yaml: the settings and, under `run`, what else reproduces the run."""
     import yaml
@@ -131,7 +159,8 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
 
 
 def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, cluster: connection.Cluster,
-            options: Options, mirror: Callable[..., Any], say: Callable[[str], None]) -> dict[str, Any]:
+            options: Options, mirror: Callable[..., Any], say: Callable[[str], None],
+            again: Callable[[], recordings.Prepared]) -> dict[str, Any]:
     """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
     import ray
 
@@ -139,39 +168,61 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     from raycal.search.study import Record
 
     cluster.grow(cluster.slots.count)
-    ray.get(cluster.pool.set_dataset.remote(data.refs))
+    cluster.hand_over(data.refs)
     wanted = _wanted(study, plan.config, options)
+    _note_slots(study, cluster.slots.count)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
     keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror, say=progress.say)
-    with _interruptible() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
+    with interruption.heard() as interrupted, contextlib.closing(_board(plan, folder, study)) as board:
+        folder.patiently(keeper.tidy)
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
         ridge = recordings.beside(ridge_on_traces, data)
         say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
-        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)])
-        with progress:
-            _tune(referee, cluster, over)
-        record.abandon()
+        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)],
+                          _mender(cluster, data, again, progress.say))
+        try:
+            with progress:
+                _tune(referee, cluster, over, progress.say)
+        finally:
+            record.abandon()
         if referee.error:
             raise referee.error
-        keeper.add({"ridge": ray.get(ridge)})
-    measured = ending.measure(plan, data, study, folder, say)
-    keeper.add(measured.facts)
+        if not interrupted():
+            keeper.add({"ridge": ray.get(ridge)})
+    measured = None if interrupted() else ending.measure(plan, data, study, folder, say)
+    keeper.add(measured.facts if measured else {})
     summary = keeper.write()
-    ending.draw(measured, plan, study, folder, say)
+    if measured:
+        ending.draw(measured, plan, study, folder, say)
     study.set_user_attr("seconds", summary["seconds"])
     mirror(force=True)
-    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted}
+    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted,
+            "stopped_by": interrupted()}
+
+
+def _mender(cluster: connection.Cluster, data: recordings.Prepared, again: Callable[[], recordings.Prepared],
+            say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """Return what brings back what a trial lost: its slot, or the data of a node that left."""
+    def mend(event: dict[str, Any]) -> None:
+        if event["kind"] == "data" and event["data"] == data.refs[0].hex():
+            say("a node left with the recordings; reading them again")
+            data.refs[:] = again().refs
+            cluster.hand_over(data.refs)
+        cluster.mend()
+
+    return mend
 
 
 def _facts(plan: Plan, study) -> dict[str, Any]:
     """Return what summary.json says besides the trials."""
     return {"space": plan.space.name, "objective": plan.config.search.objective, "rate_limit": plan.rate_limit,
             "sessions": [s.id for s in plan.sketches], "fingerprints": {s.id: s.fingerprint for s in plan.sketches},
-            "data_fingerprint": plan.agreement.fingerprint, "seconds": study.user_attrs.get("seconds", 0.0)}
+            "data_fingerprint": plan.agreement.fingerprint, "seed": plan.config.training.seed,
+            "slots": study.user_attrs["slots"], "seconds": study.user_attrs.get("seconds", 0.0)}
 
 
 def _progress(plan: Plan, record, wanted: int, options: Options, deadline: float | None) -> Progress:
@@ -196,21 +247,19 @@ def _payload(folder: RunFolder) -> Callable[[int, Config], dict[str, Any]]:
     return lambda number, config: {"config": config.flat(), "folder": str(folder.trial(number)), "trainer": train}
 
 
-def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None]):
+def _open(plan: Plan, folder: RunFolder, say: Callable[[str], None], allow_change: bool):
     """Open the study; a new one gets its first points, an old one must have been made from the same data."""
     from raycal.search.study import open_study
 
-    study = open_study(folder, plan.config, plan.directions, plan.space)
-    known = study.user_attrs.get("data_fingerprint")
-    if known is None:
+    study = open_study(folder, plan.config, plan.directions, plan.space, allow_change)
+    if "data_fingerprint" not in study.user_attrs:
         enqueue(study, plan, say)
         for key, value in (("objective", plan.config.search.objective), ("space", plan.space.name),
-                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.agreement.fingerprint)):
+                           ("rate_limit", plan.rate_limit), ("data_fingerprint", plan.agreement.fingerprint),
+                           ("data", data_of(plan))):
             study.set_user_attr(key, value)
-    elif known != plan.agreement.fingerprint:
-        raise UserError(f"--resume {folder.path}: the sessions or their split changed (fingerprint {known} then, "
-                        f"{plan.agreement.fingerprint} now), so old and new trials could not be compared\n"
-                        "fix: give the same sessions and split, or start a new run")
+    else:
+        check_data(study, plan, folder.path)
     return study
 
 
@@ -221,6 +270,11 @@ def _wanted(study, config: Config, options: Options) -> int:
     return wanted
 
 
+def _note_slots(study, count: int) -> None:
+    """Record how many slots every start of the run had: with several, TPE proposes by the order results came in."""
+    study.set_user_attr("slots", [*study.user_attrs.get("slots", []), count])
+
+
 def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> Callable[..., Any]:
     if not options.storage:
         return lambda force=False: None
@@ -229,39 +283,25 @@ def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> 
     return Mirror(folder.path, options.storage, say).upload
 
 
-def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool]) -> None:
+def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool], say: Callable[[str], None]) -> None:
     """Let Ray Tune move trials through the slots until the referee has none to start."""
     from ray import tune
 
     from raycal.search.trainable import BorrowedSlot
 
-    trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool), {"CPU": 0.001})
+    def wind_up() -> None:
+        say("stopping: running epochs are finished and saved (ctrl-C once more stops at once)")
+        cluster.pool.wind_up.remote()
+
+    # no CPU: a thousandth on a node would keep a slot from its last one. The head node is also the one that stays.
+    trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool),
+                                    {"node:__internal_head__": 0.001})
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,
                                     max_concurrent_trials=cluster.slots.count, reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, stop=Halter(referee, over), verbose=0,
+        run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, verbose=0,
+                                  stop=Halter(referee, over, wind_up),
                                   failure_config=tune.FailureConfig(max_failures=2),
                                   checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
     ).fit()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first ctrl-C into a wish that Tune hears between results; the second one ends at once."""
-    asked: list[float] = []
-
-    def note(signum, frame) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(time.monotonic())
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: whoever runs us handles ctrl-C
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)

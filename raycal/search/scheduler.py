@@ -1,6 +1,7 @@
 """Tune's searcher and scheduler: adapters that pass words between Tune and the referee, and know nothing."""
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raycal.config import Config
+from raycal.errors import UserError
 from raycal.search.study import Record
 
 # How the end of a job is told: Optuna learns from PRUNED and ignores FAIL.
@@ -17,29 +19,54 @@ STATES = {"epochs": TrialState.COMPLETE, "patience": TrialState.COMPLETE, "diver
           "stopped early": TrialState.PRUNED, "oom": TrialState.PRUNED}
 
 
+UNFINISHED = ("epoch", "paused", "kept", "lost", "data", "no slot")  # last events of trials that have not ended
+TEARS = 5  # of a trial from its slot at one epoch, after which the trial is at fault
+
+
 class Referee:
     """Turns what slots post into what the study records; listeners hear of every start, epoch and end.
 
     payload(number, config) is what a worker needs for a trial. A listener has on_start(number, config),
     on_epoch(number, event) and on_end(number, event, trial), and may have on_pause(number, event).
+    mend(event) is called before a trial that was torn from its slot goes on.
     """
 
     def __init__(self, record: Record, payload: Callable[[int, Config], dict[str, Any]], objectives: list[str],
-                 listeners: list[Any]):
+                 listeners: list[Any], mend: Callable[[dict[str, Any]], None] = lambda event: None):
         self.record, self._payload, self._objectives, self._listeners = record, payload, objectives, listeners
+        self._mend = mend
+        self._configs: dict[int, Config] = {}  # of the running trials
+        self._torn: collections.deque[int] = collections.deque()  # running trials that wait for another slot
+        self._tears: collections.Counter[tuple[int, int]] = collections.Counter()  # (trial, epoch it had reached)
         self._latest: dict[int, dict[str, Any]] = {}
         self.error: BaseException | None = None  # what went wrong in here; Tune would only log it
 
     def start(self) -> dict[str, Any] | None:
+        """Return the next job: a trial that was torn from its slot, or a new one; None when there is none."""
+        if self._torn and not self.record.closed:
+            return self._job(self._torn.popleft())
         asked = self.record.ask()
         if asked is None:
             return None
-        number, config = asked
-        self._tell("on_start", number, config)
-        return {"number": number, "payload": self._payload(number, config)}
+        number, self._configs[asked[0]] = asked
+        self._tell("on_start", *asked)
+        return self._job(number)
+
+    def _job(self, number: int) -> dict[str, Any]:
+        """Return a trial as a worker takes it; its last known epoch is heard again, for it may have been its last."""
+        payload = self._payload(number, self._configs[number])
+        return {"number": number, "payload": {**payload, "reported": max(self.record.history[number], default=1) - 1}}
+
+    @property
+    def over(self) -> bool:
+        """No trial runs, and none can come back."""
+        return self.record.closed or not self.record.history
 
     def epoch(self, number: int, event: dict[str, Any]) -> bool:
-        """Record an epoch; return True when the trial is to stop."""
+        """Record an epoch; return True when the trial is to stop. One that is heard of again changes nothing."""
+        if event["epoch"] in self.record.history.get(number, ()):
+            self._latest.setdefault(number, event)
+            return self.record.stopped(number, event["epoch"])
         stop = self.record.epoch(number, event["epoch"], event["objective"], event["best_value"],
                                  event["metrics"].get("seconds", 0.0))
         if event["best_epoch"] == event["epoch"]:
@@ -58,9 +85,13 @@ class Referee:
         """Record the end of a trial by its last event; None stands for a trainable that was lost."""
         if number not in self.record.history:
             return
-        if self.record.closed and (event is None or not event.get("done", event["kind"] not in ("epoch", "paused"))):
-            return  # the search ends before the trial does: it waits for a resume
         event = event or {"kind": "lost", "message": "the trial's actor died"}
+        if self.record.closed and not event.get("done", event["kind"] not in UNFINISHED):
+            return  # the search ends before the trial does: it waits for a resume
+        if event["kind"] == "no slot":
+            raise UserError(f"{event['message']}\nfix: see above what ends the workers, then go on with --resume")
+        if event["kind"] in ("lost", "data") and self._again(number, event):
+            return
         if event["kind"] == "epoch" and event["done"]:
             self.epoch(number, event)
         reason = (event["ended_by"] or "stopped early") if event["kind"] == "epoch" else event["kind"]
@@ -88,6 +119,16 @@ class Referee:
             self.record.closed = True
             return None
 
+    def _again(self, number: int, event: dict[str, Any]) -> bool:
+        """Put a trial that was torn from its slot in line, to go on from its checkpoint; False: it never gets on."""
+        at = number, len(self.record.history[number])
+        self._tears[at] += 1
+        if self._tears[at] > TEARS:
+            return False
+        self._mend(event)
+        self._torn.append(number)
+        return True
+
     def _tell(self, method: str, *args) -> None:
         for listener in self._listeners:
             getattr(listener, method)(*args)
@@ -114,7 +155,7 @@ class Asker(_Unsaved, Searcher):
     def suggest(self, trial_id: str):
         config = self._referee.guarded(self._referee.start)
         if config is None:
-            return Searcher.FINISHED
+            return Searcher.FINISHED if self._referee.over else None  # a running trial may need another slot
         self._numbers[trial_id] = config["number"]
         return config
 
@@ -142,15 +183,16 @@ class Stopper(_Unsaved, FIFOScheduler):
 
 
 class Halter(_Unsaved, tune.Stopper):
-    """Tune's stopper: ends the whole search when `over()` says so (time limit, ctrl-C)."""
+    """Tune's stopper: when `over()` says so (time limit, ctrl-C), no trial starts and wind_up() ends those that run."""
 
-    def __init__(self, referee: Referee, over: Callable[[], bool]):
-        self._referee, self._over = referee, over
+    def __init__(self, referee: Referee, over: Callable[[], bool], wind_up: Callable[[], None] = lambda: None):
+        self._referee, self._over, self._wind_up = referee, over, wind_up
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self._over():
+        if not self._referee.record.closed and self._over():
             self._referee.record.closed = True  # running trials will wait for a resume, not be told as stopped
-        return self._referee.record.closed
+            self._wind_up()
+        return self._referee.error is not None

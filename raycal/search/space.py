@@ -50,6 +50,14 @@ class Space:
         self._try(probe)
         return probe.params
 
+    def place(self, config: Config) -> tuple[dict[str, Any], dict[str, Any], Config]:
+        """Return the point of the space that a configuration stands for: parameters, their distributions, and what the
+        space makes of them; raise UserError when it lies outside.
+        """
+        probe = _Default(config)
+        proposed = self._try(probe)
+        return probe.params, probe.distributions, proposed
+
     def draw(self, rng) -> tuple[dict[str, Any], Config]:
         """Return one random configuration and its parameters; rng is a numpy Generator."""
         probe = _Random(rng)

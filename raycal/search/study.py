@@ -7,7 +7,6 @@ from them, and ignores FAIL: told FAIL, it went on proposing in a region that di
 """
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,41 +17,45 @@ from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.search import sameness
 from raycal.search.folder import RunFolder
+from raycal.search.sampler import SeededByTrial, make_sampler, seed_of
 from raycal.search.space import Space
 
+OVER = "over rate limit"  # reason of a proposal that was not trained
 REJECTIONS = 20  # proposals over the rate limit in a row before a random one that meets it is tried
 
 
-def open_study(folder: RunFolder, config: Config, directions: Sequence[str], space: Space) -> optuna.Study:
-    """Create or reopen the study of a run whose lock is held; running trials of a dead driver wait again."""
-    from raycal.search.journal import Journal
+def open_study(folder: RunFolder, config: Config, directions: Sequence[str], space: Space,
+               allow_change: bool = False) -> optuna.Study:
+    """Create or reopen the study of a run whose lock is held; running trials of a dead driver wait again.
 
+    allow_change: go on in a space that changed, from the trials that still fit it.
+    """
     folder.repair_journal()
-    storage = _storage(folder.journal, lambda: Journal(folder.journal, lambda write: folder.patiently(write)))
-    study = optuna.create_study(study_name="raycal", storage=storage, directions=list(directions), load_if_exists=True)
+    study = _open(folder, folder.journal, directions)
     if [d.name.lower() for d in study.directions] != list(directions):
         raise UserError(f"--objective {config.search.objective}: this run was searched for "
                         f"{study.user_attrs.get('objective')}; resume it without --objective")
-    _check_space(study, space)
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-    seed = _seed(config.training.seed, len(study.get_trials(deepcopy=False)))
-    study.sampler = make_sampler(config.search.sampler, seed)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    try:
+        sameness.check_space(study, space, config)
+    except UserError:
+        if not allow_change:
+            raise
+        sameness.carry_over(folder, study, lambda path: _open(folder, path, directions), space, config)
+        study = _open(folder, folder.journal, directions)
+    study.sampler = SeededByTrial(lambda seed: make_sampler(config.search.sampler, seed), config.training.seed)
     study.pruner = make_pruner(config.search.pruner, config.training.epochs)
     return study
 
 
-def _check_space(study: optuna.Study, space: Space) -> None:
-    """Refuse to go on with a space whose parameters changed kind or choices: old and new trials have to compare."""
-    now = space.distributions(np.random.default_rng(0))
-    then = {name: d for t in study.get_trials(deepcopy=False) for name, d in t.distributions.items()}
-    for name in then.keys() & now.keys():
-        try:
-            optuna.distributions.check_distribution_compatibility(then[name], now[name])
-        except ValueError:
-            raise UserError(f"--space {space.name}: {name} was searched in {then[name]} by this run, in {now[name]} it "
-                            "cannot go on; resume it with the space it began with, or start a new run") from None
+def _open(folder: RunFolder, journal: pathlib.Path, directions: Sequence[str]) -> optuna.Study:
+    from raycal.search.journal import Journal
+
+    storage = _storage(journal, lambda: Journal(journal, lambda write: folder.patiently(write)))
+    return optuna.create_study(study_name="raycal", storage=storage, directions=list(directions), load_if_exists=True)
 
 
 def read_study(path: str) -> optuna.Study:
@@ -75,18 +78,6 @@ def _storage(journal: pathlib.Path, backend: Callable[[], Any]) -> optuna.storag
                         "as the one of --storage, or start a new run") from e
 
 
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler; TPE models conditional parameters jointly (group) and counts running trials (liar)."""
-    samplers = optuna.samplers
-    if name == "random":
-        return samplers.RandomSampler(seed=seed)
-    if name == "gp":
-        return samplers.GPSampler(seed=seed)
-    if name == "nsga2":
-        return samplers.NSGAIISampler(seed=seed)
-    return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
 def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     """Return the rule that stops trials early; its first look is at 1/9 of the epochs, a first rung at
     epoch 1 of 27 lost the best configurations (rank correlation with the final value 0.47, at 3 0.63)."""
@@ -100,11 +91,6 @@ def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def _seed(run_seed: int, number: int) -> int:
-    """Hash run seed and next trial number: the same sampler seed would propose the first trials again."""
-    return int.from_bytes(hashlib.sha256(f"{run_seed}/{number}".encode()).digest()[:4], "big")
-
-
 class Record:
     """The only writer of a study.
 
@@ -116,7 +102,6 @@ class Record:
                  wanted: int, seed: int):
         self.study, self.space, self.seed = study, space, seed
         self._rate, self._rate_limit, self._wanted = rate, rate_limit, wanted
-        self._rng = np.random.default_rng(_seed(seed, len(study.get_trials(deepcopy=False)) + 7))
         self._running: dict[int, optuna.Trial] = {}
         self._seconds: dict[int, float] = {}  # of training and judging, as the workers measured them
         self.history: dict[int, dict[int, float]] = {}
@@ -130,13 +115,14 @@ class Record:
         """Return the finished trials that cost training, in order."""
         done = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return [t for t in self.study.get_trials(deepcopy=False, states=done)
-                if t.user_attrs.get("reason") != "over rate limit"]
+                if t.user_attrs.get("reason") not in (OVER, sameness.OUTSIDE)]
 
     def ask(self) -> tuple[int, Config] | None:
         """Return number and configuration of the next trial, or None when there is none to start."""
         if self.closed or len(self.trained()) + len(self._running) >= self._wanted:
             return None
-        for rejected in range(1000):
+        before = self._rejected()
+        for rejected in range(before, before + 1000):
             if rejected and rejected % REJECTIONS == 0:
                 self.study.enqueue_trial(self._feasible_draw())
             trial = self.study.ask()
@@ -144,13 +130,19 @@ class Record:
             excess = self._rate(config) - self._rate_limit if self._rate_limit else -1.0
             if excess <= 1e-9 or self.pareto:
                 return self._start(trial, config)
-            trial.set_user_attr("reason", "over rate limit")
-            trial.set_constraint("rate", excess)
+            trial.set_user_attr("reason", OVER)
+            if not trial.constraints:
+                trial.set_constraint("rate", excess)
             self.study.tell(trial, state=TrialState.PRUNED)
         raise UserError(f"search.rate_limit={self._rate_limit:g}: no proposal of 1000 meets it; raise it")
 
+    def _rejected(self) -> int:
+        """Return how many proposals in a row were over the rate limit, those before a restart among them."""
+        trials = self.study.get_trials(deepcopy=False)
+        return next((n for n, t in enumerate(reversed(trials)) if t.user_attrs.get("reason") != OVER), len(trials))
+
     def _start(self, trial: optuna.Trial, config: Config) -> tuple[int, Config]:
-        if self._rate_limit and not self.pareto:
+        if self._rate_limit and not self.pareto and not trial.constraints:  # a trial that is resumed has it
             trial.set_constraint("rate", self._rate(config) - self._rate_limit)
         trial.set_user_attr("config", config.flat())
         self._running[trial.number] = trial
@@ -159,8 +151,9 @@ class Record:
         return trial.number, config
 
     def _feasible_draw(self) -> dict[str, Any]:
+        rng = np.random.default_rng(seed_of(self.seed, len(self.study.get_trials(deepcopy=False)) + 7))
         for _ in range(10_000):
-            params, config = self.space.draw(self._rng)
+            params, config = self.space.draw(rng)
             if self._rate(config) <= self._rate_limit + 1e-9:
                 return params
         raise UserError(f"search.rate_limit={self._rate_limit:g}: none of 10 000 random configurations meets it")
@@ -178,8 +171,16 @@ class Record:
         if self.pareto or not np.isfinite(best):
             return False
         trial = self._running[number]
-        trial.report(best, epoch)
-        return number != 0 and trial.should_prune()
+        if epoch not in self.study.get_trials(deepcopy=False)[number].intermediate_values:  # of before a restart
+            trial.report(best, epoch)
+        if "stopped_at" not in trial.user_attrs and number != 0 and trial.should_prune():
+            # a pruner says it once: a driver that dies before the trial has ended could not ask again
+            trial.set_user_attr("stopped_at", epoch)
+        return self.stopped(number, epoch)
+
+    def stopped(self, number: int, epoch: int) -> bool:
+        """Say whether the study's pruner has ended a running trial at this epoch."""
+        return number in self._running and self._running[number].user_attrs.get("stopped_at", epoch + 1) <= epoch
 
     def note_best(self, number: int, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of a trial's best epoch so far: a resumed trial may have passed it before."""

@@ -5,14 +5,17 @@ So nothing is raised from `step`: whatever ends a job comes back as a result wit
 """
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import ray
 from ray import tune
 
+from raycal.search.slots import NoSlot
+
 
 class BorrowedSlot(tune.Trainable):
-    """Class trainable with 0.001 CPU and reuse_actors; its config is {"number", "payload"}."""
+    """Class trainable without a CPU, with reuse_actors; its config is {"number", "payload"}."""
 
     def setup(self, config: dict[str, Any], pool=None) -> None:
         self._pool, self._seq = pool, None
@@ -23,17 +26,26 @@ class BorrowedSlot(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._seq is None:
-            self._seq = ray.get(self._pool.borrow.remote(self.config["number"], self.config["payload"]))
-        event = ray.get(self._pool.step.remote(self._seq))
+        try:
+            event = self._next()
+        except NoSlot as e:
+            event = {"kind": "no slot", "message": str(e)}
+        except ray.exceptions.RayActorError as e:
+            event = {"kind": "lost", "message": f"the pool of slots died: {e}"}
         done = event["kind"] not in ("epoch", "paused") or event.get("done", False)
         if done:
             self._return()
         return {"number": self.config["number"], "event": _Opaque(event), "done": done}
 
+    def _next(self) -> dict[str, Any]:
+        if self._seq is None:
+            self._seq = ray.get(self._pool.borrow.remote(self.config["number"], self.config["payload"]))
+        return ray.get(self._pool.step.remote(self._seq))
+
     def _return(self) -> None:
         if self._seq is not None:
-            ray.get(self._pool.release.remote(self._seq))
+            with contextlib.suppress(ray.exceptions.RayActorError):  # a pool that died has forgotten the job
+                ray.get(self._pool.release.remote(self._seq))
             self._seq = None
 
     def cleanup(self) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import sys
 import threading
@@ -11,7 +12,6 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-SAVE_EVERY = 10.0  # s between checkpoints of a running trial; its last and best state are always written
 RETRY = 1.0  # s between attempts to write to a storage that fails
 
 
@@ -36,20 +36,27 @@ def worker_loop(settings: dict[str, Any]) -> None:
 def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any]) -> None:
     """Train one job to its end or until it is released."""
     _forget_peak_memory()
+    saver = _Saver(job, link, watchdog)
     try:
-        epochs = _epochs(link, watchdog, job, datasets)
-        while link.proceed(link.reported + 1):
+        epochs = _epochs(link, saver, job, datasets)
+        while (word := link.proceed(link.reported + 1)) == "go":
             with watchdog.limit(job["limit"]):
                 epoch = next(epochs)
             link.post_epoch(epoch)
             if epoch.done:
                 break
         epochs.close()
+        if word == "keep":
+            saver.keep()
+            link.post({"kind": "kept"})
     except _Released:
         return
     except Exception as e:
+        if _lost_peer(e):
+            raise  # it is not this worker that failed: Train starts the group anew, the job resumes
         link.post_end({"kind": _kind(e), "message": "".join(traceback.format_exception(type(e), e, e.__traceback__)),
-                       "memory": _peak_memory(), "batch": job["config"].get("windows.batch")})
+                       "memory": _peak_memory(), "batch": job["config"].get("windows.batch"),
+                       "data": job["dataset"][0].hex()})
         _free(e)
         # Peers may hang in a collective, and a CUDA context is broken after an error: let Train start the group anew.
         if link.world > 1 or "CUDA error" in str(e):
@@ -66,19 +73,21 @@ def _free(error: BaseException) -> None:
         torch.cuda.empty_cache()
 
 
-def _epochs(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any]):
+def _epochs(link: _Link, saver: _Saver, job: dict[str, Any], datasets: dict[str, Any]):
     """Return the trainer's generator, resumed from the trial's checkpoint where there is one."""
     from raycal.config import Config
     from raycal.sessions import store
     from raycal.training import checkpoint
+    from raycal.training.loop import replay
 
     dataset = store.get(job["dataset"], datasets)
     config = Config().replace(job["config"])
     path = os.path.join(job["folder"], "checkpoint.pt")
     resume = checkpoint.load(path) if os.path.exists(path) else None
-    save = _Saver(job["folder"], link, watchdog).save if link.rank == 0 else None
+    save = saver.save if link.rank == 0 else None
     epochs = job["trainer"](config, dataset, resume=resume, rank=link.rank, world=link.world, save=save)
-    return _after(epochs, link.reported)
+    # what the state has behind it was perhaps never heard of: who was told may have died
+    return _after(itertools.chain(replay(config, resume) if resume else (), epochs), link.reported)
 
 
 def _after(epochs, reported: int):
@@ -98,8 +107,10 @@ class _Saver:
     A state on the way that the storage refuses is left out, the one before stands; the last one is waited with.
     """
 
-    def __init__(self, folder: str, link: _Link, watchdog: _Watchdog):
-        self._folder, self._link, self._watchdog, self._last = folder, link, watchdog, time.monotonic()
+    def __init__(self, job: dict[str, Any], link: _Link, watchdog: _Watchdog):
+        self._folder, self._every = job["folder"], job["config"].get("training.save_every", 10.0)
+        self._link, self._watchdog, self._last = link, watchdog, time.monotonic()
+        self._unsaved: dict[str, Any] | None = None
 
     def save(self, state: dict[str, Any]) -> None:
         from raycal.training import checkpoint
@@ -107,10 +118,17 @@ class _Saver:
         if state["done"]:
             with self._watchdog.suspended():
                 self._insist("model.pt", checkpoint.export(state))
-        elif time.monotonic() - self._last >= SAVE_EVERY:
-            with contextlib.suppress(OSError):
-                self._write("checkpoint.pt", state)
-                self._last = time.monotonic()
+            return
+        self._unsaved = state
+        if time.monotonic() - self._last >= self._every:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write the last state where that has not been done."""
+        with contextlib.suppress(OSError):
+            if self._unsaved is not None:
+                self._write("checkpoint.pt", self._unsaved)
+                self._unsaved, self._last = None, time.monotonic()
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         from raycal.training import checkpoint
@@ -181,7 +199,7 @@ class _Link:
     def wanted(self) -> bool:
         return self._call("job", self._seq) is not None
 
-    def proceed(self, epoch: int) -> bool:
+    def proceed(self, epoch: int) -> str:
         return self._share(self._call("proceed", self._seq, epoch) if self.rank == 0 else None)
 
     def post_epoch(self, epoch) -> None:
@@ -241,9 +259,20 @@ class _Watchdog:
                 os._exit(1)
 
 
+def _lost_peer(error: BaseException) -> bool:
+    """Say whether a worker failed because another one of its group is gone."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+
+
 def _kind(error: BaseException) -> str:
-    """Say what an exception means: torch's own class, Python's and numpy's, or what allocators and cuBLAS write."""
+    """Say what an exception means: Ray's and torch's own class, Python's and numpy's, or what allocators write."""
+    import ray
     import torch
+
+    if isinstance(error, ray.exceptions.ObjectLostError):
+        return "data"
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "oom"

@@ -80,6 +80,14 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
         yield record.latest(arrays)
 
 
+def replay(config: Config, state: dict[str, Any]) -> Iterator[Epoch]:
+    """Yield the epochs that a saved state has behind it, as train() yielded them, but for their extras."""
+    record = _Record(config)
+    for metrics in state["history"]:
+        record.add(metrics)
+        yield record.latest()
+
+
 class _Run:
     """The parts of one training, built from the configuration and set to where a saved state stood."""
 
@@ -162,7 +170,7 @@ class _Record:
         """The objective of every epoch, turned so that lower is better."""
         return [self._sign * m.get(self._metric, math.nan) for m in self.history]
 
-    def add(self, metrics: dict[str, float], model: torch.nn.Module) -> None:
+    def add(self, metrics: dict[str, float], model: torch.nn.Module | None = None) -> None:
         """Take in the metrics of an epoch and, when they are the best, a copy of the weights they were measured on."""
         if math.isfinite(metrics["train/loss"]) and self._metric not in metrics:
             raise UserError(f"{self._metric} cannot be measured: no behaviour that varies over the validation part; "
@@ -174,7 +182,7 @@ class _Record:
             return
         if self.best["epoch"] == 0 or value < self._sign * self.best["value"]:
             self.best = {"epoch": self.epoch, "value": self._sign * value,
-                         "model": checkpoint.copied(model.state_dict())}
+                         "model": {} if model is None else checkpoint.copied(model.state_dict())}
         if self.epoch >= self._training.epochs:
             self.ended_by = "epochs"
         elif 0 < self._training.patience <= self.epoch - self.best["epoch"]:

@@ -61,7 +61,7 @@ def earlier(program, tmp_path):
     folder = RunFolder.create(str(tmp_path / "earlier"), "plain")
     folder.lock()
     plan = make_plan(space, config, [sketch(s, config.sessions) for s in api.read(["good.npz"])], print)
-    space.propose(runner._open(plan, folder, print).ask())
+    space.propose(runner._open(plan, folder, print, False).ask())
     (folder.path / "config.yaml").write_text(runner._run_yaml(space, config, runner.Options(sessions=["good.npz"])))
     folder.unlock()
     return folder

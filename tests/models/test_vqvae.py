@@ -67,9 +67,10 @@ def test_the_steps_compose_to_the_forward_pass(kind):
         torch.testing.assert_close(model.decode_behavior(quantized, p.session, 32), out.behavior)
 
 
-def test_nothing_passes_around_the_quantizer():
+@pytest.mark.parametrize("linear", [0, 1])
+def test_nothing_passes_around_the_quantizer(linear):
     batch = [part(0, 5)]
-    model = trained(VQVAE(config(), [5], 2), batch)
+    model = trained(VQVAE(config(model__linear=linear), [5], 2), batch)
     with torch.no_grad():
         quantized = model.quantizer.lookup(model.codes(batch[0].traces, 0))
         (out,), _ = model(batch)
@@ -80,10 +81,11 @@ def test_nothing_passes_around_the_quantizer():
     torch.testing.assert_close(held.behavior, out.behavior)
 
 
-def test_shuffled_indices_change_the_output():
+@pytest.mark.parametrize("kind", ["ema", "transform"])
+def test_shuffled_indices_change_the_output(kind):
     torch.manual_seed(0)
     batch = [part(0, 5, windows=8)]
-    model = trained(VQVAE(config(), [5], 2), batch)
+    model = trained(VQVAE(config(quantizer__type=kind, model__linear=1), [5], 2), batch)
     codes = model.codes(batch[0].traces, 0)
     shuffled = codes.flatten()[torch.randperm(codes.numel())].view_as(codes)
     one, two = (model.decode(model.quantizer.lookup(c), 0, 32) for c in (codes, shuffled))

@@ -117,6 +117,16 @@ def test_a_best_that_a_dead_driver_did_not_copy_is_copied_at_the_next_write(run)
     assert json.loads((again.folder.path / "best" / "metrics.json").read_text())["trial"] == 1
 
 
+def test_what_a_dead_driver_left_of_finished_trials_is_tidied(run):
+    search = Search(run)
+    search.trial(0.5)
+    search.trial(0.1, keep=False)  # told, and then the driver died
+    assert search.names("trials/*/checkpoint.pt") == ["trials/0001/checkpoint.pt"]
+    Search(run).keeper.tidy()
+    assert search.names("trials/*/checkpoint.pt") == []
+    assert search.names("trials/*/metrics.json") == ["trials/0000/metrics.json", "trials/0001/metrics.json"]
+
+
 def test_a_pareto_search_keeps_the_front_best_and_the_rest(run):
     search = Search(run, keep=1, directions=("minimize", "maximize"))
     for values in ([0.5, 0.5], [0.4, 0.4], [0.3, 0.1], [0.9, 0.2]):

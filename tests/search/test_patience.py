@@ -150,11 +150,16 @@ STATE = {"format": checkpoint.FORMAT, "done": True, "epoch": 1, "history": [{"va
          "best": {"epoch": 1, "value": 0.5, "model": {"w": torch.ones(3)}}}
 
 
+def job_in(trials):
+    """Return a job whose states are written whenever it is asked to."""
+    return {"folder": str(trials / "0003"), "config": {"training.save_every": 0.0}}
+
+
 def test_the_last_state_of_a_trial_waits_for_its_folder(tmp_path):
     trials, link = tmp_path / "run" / "trials", Link()
     trials.mkdir(parents=True)
     thread = away(tmp_path / "run", lambda: link.posted)
-    worker._Saver(str(trials / "0003"), link, Watch()).save(STATE)
+    worker._Saver(job_in(trials), link, Watch()).save(STATE)
     thread.join()
     assert [e["kind"] for e in link.posted] == ["paused"] and "No such file" in link.posted[0]["message"]
     assert checkpoint.load(trials / "0003" / "model.pt")["model"]["w"].tolist() == [1, 1, 1]
@@ -163,12 +168,11 @@ def test_the_last_state_of_a_trial_waits_for_its_folder(tmp_path):
 
 def test_a_worker_whose_job_is_taken_back_waits_no_longer(tmp_path):
     with pytest.raises(worker._Released):
-        worker._Saver(str(tmp_path / "none" / "0003"), Link(keep=False), Watch()).save(STATE)
+        worker._Saver(job_in(tmp_path / "none"), Link(keep=False), Watch()).save(STATE)
 
 
-def test_a_state_on_the_way_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "SAVE_EVERY", 0.0)
-    saver = worker._Saver(str(tmp_path / "run" / "0003"), Link(), Watch())
+def test_a_state_on_the_way_that_cannot_be_written_is_left_out(tmp_path):
+    saver = worker._Saver(job_in(tmp_path / "run"), Link(), Watch())
     saver.save({**STATE, "done": False})
     (tmp_path / "run").mkdir()
     saver.save({**STATE, "done": False})

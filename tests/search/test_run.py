@@ -2,12 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import optuna
@@ -16,8 +10,6 @@ import pytest
 import raycal
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
-
-ROOT = pathlib.Path(raycal.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -182,50 +174,6 @@ def test_failing_trials_are_recorded_with_their_traceback_and_others_go_on(ray_s
     assert summary["trials"]["failed"] == len(failed) >= 1 and summary["trials"]["complete"] >= 1
     assert "windows.batch=1 cannot feed 2 workers" in failed[0].user_attrs["message"]
     assert "windows.batch=1 cannot feed 2 workers" in capsys.readouterr().out
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    """Start a search in a process of its own, with a Ray of its own."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *arguments], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, env={**environment, "PYTHONPATH": str(ROOT)})
-
-
-def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            pytest.fail(f"it did not come to that: {process.communicate()[0][-2000:]}")
-        time.sleep(0.2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_a_search_that_is_killed_or_interrupted_resumes_where_it_was(recordings, tmp_path, end):
-    space, folder = tmp_path / "tiny.py", tmp_path / "run"
-    space.write_text(TINY.replace('"training.epochs": 3', '"training.epochs": 400, "search.pruner": "none"'))
-    driver = start(["--space", str(space), "--sessions", recordings, "--trials", "3", "--max-concurrent", "1",
-                    "--out", str(folder)])
-
-    def reports() -> int:
-        if not (folder / "study.journal").exists():
-            return 0
-        return sum(len(t.intermediate_values) for t in study_of(folder).trials)
-
-    wait_for(lambda: reports() > 20, 120, driver)
-    driver.send_signal(end)
-    output = driver.communicate(timeout=60)[0]
-    if end == signal.SIGINT:
-        assert f"--resume {folder}" in output
-    seen = {t.number: dict(t.intermediate_values) for t in study_of(folder).trials}
-    again = start(["--resume", str(folder), "-q", "--epochs", "400"])
-    output = again.communicate(timeout=280)[0]
-    assert again.returncode == 0, output[-2000:]
-    trials = study_of(folder).trials
-    assert [t.state.name for t in trials] == ["COMPLETE"] * 3 and [t.number for t in trials] == [0, 1, 2]
-    for number, values in seen.items():
-        assert {e: trials[number].intermediate_values[e] for e in values} == values, "what was reported stands"
 
 
 @pytest.mark.data

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from raycal.search.scheduler import Asker, Halter, Referee, Stopper
+from raycal.search.scheduler import TEARS, Asker, Halter, Referee, Stopper
 
 
 class Heard:
@@ -33,8 +33,8 @@ def referee(run):
     return make(run.open())
 
 
-def make(record, objectives=("val/nmse",)):
-    referee = Referee(record, lambda number, config: {"config": config.flat()}, list(objectives), [Heard()])
+def make(record, objectives=("val/nmse",), **options):
+    referee = Referee(record, lambda number, config: {"config": config.flat()}, list(objectives), [Heard()], **options)
     referee.heard = referee._listeners[0].words
     return referee
 
@@ -94,7 +94,7 @@ def test_a_full_trial_whose_best_is_nan_does_not_complete(referee, event):
 
 
 @pytest.mark.parametrize("kind, state", [("oom", TrialState.PRUNED), ("error", TrialState.FAIL),
-                                         ("hang", TrialState.FAIL), ("lost", TrialState.FAIL)])
+                                         ("hang", TrialState.FAIL)])
 def test_trouble_is_told_with_its_reason_and_message(referee, event, kind, state):
     referee.start()
     referee.epoch(0, event(1, 0.5))
@@ -105,10 +105,62 @@ def test_trouble_is_told_with_its_reason_and_message(referee, event, kind, state
     assert facts["best_epoch"] == 1
 
 
-def test_a_lost_trainable_fails_its_trial(referee):
+def test_a_trial_torn_from_its_slot_goes_on_in_another(run, event):
+    mended = []
+    referee = make(run.open(wanted=1), mend=mended.append)
+    asker = Asker(referee)
+    started = asker.suggest("a")
+    assert started["payload"]["reported"] == 0
+    for epoch in (1, 2, 3):
+        referee.epoch(0, event(epoch, 1.0 / epoch))
+    lost = {"kind": "lost", "message": "the pool of slots died"}
+    asker.on_trial_complete("a", result(0, lost))
+    assert mended == [lost] and ended(referee, 0).state == TrialState.RUNNING
+    again = asker.suggest("b")
+    assert again == {"number": 0, "payload": {**started["payload"], "reported": 2}}
+    assert asker.suggest("c") is None, "the search is not over: the trial may be torn off once more"
+    asker.on_trial_complete("b", result(0, event(4, 0.2, done=True)))
+    assert ended(referee, 0).value == 0.2 and asker.suggest("d") == Searcher.FINISHED
+    assert referee.heard == [("start", 0), *(("epoch", 0, n) for n in (1, 2, 3, 4)), ("end", 0, TrialState.COMPLETE)]
+
+
+def test_a_trial_that_never_gets_on_fails(referee, event):
     referee.start()
+    referee.epoch(0, event(1, 0.5))
+    for _ in range(TEARS):
+        referee.end(0, None)
+        assert referee.start()["number"] == 0
     referee.end(0, None)
     assert ended(referee, 0).state == TrialState.FAIL and "actor died" in ended(referee, 0).user_attrs["message"]
+
+
+def test_without_a_slot_the_search_ends_and_its_trials_wait(referee):
+    referee.start()
+    referee.guarded(lambda: referee.end(0, {"kind": "no slot", "message": "no slot is left: CUDA error"}))
+    assert referee.record.closed and "no slot is left: CUDA error" in str(referee.error)
+    referee.record.abandon()
+    assert ended(referee, 0).state == TrialState.WAITING
+
+
+def test_what_is_heard_again_changes_nothing(referee, event):
+    referee.start()
+    for epoch, value in ((1, 0.5), (2, 0.4), (2, 7.0), (1, 7.0)):
+        referee.epoch(0, event(epoch, value))
+    assert referee.record.history[0] == {1: 0.5, 2: 0.4}
+    assert referee.heard == [("start", 0), ("epoch", 0, 1), ("epoch", 0, 2)]
+
+
+def test_a_verdict_of_the_pruner_outlives_the_driver(run, complete, event):
+    record = run.open({"search.pruner": "asha"})
+    for value in (0.5, 0.4, 0.3):
+        complete(record, [value] * 9)
+    referee = make(record)
+    number = referee.start()["number"]
+    assert referee.epoch(number, event(1, 9.0))  # and the driver dies before Tune has stopped the trial
+    again = make(run.open({"search.pruner": "asha"}))
+    started = again.start()
+    assert (started["number"], started["payload"]["reported"]) == (number, 0)
+    assert again.epoch(number, event(1, 9.0))
 
 
 def test_the_end_of_a_trial_is_told_once(referee, event):
@@ -164,7 +216,7 @@ def test_tune_hears_suggestions_and_its_words_reach_the_study(run, event):
     asker.on_trial_complete("a", result(0, last))
     assert ended(referee, 0).value == 0.4
     asker.suggest("b")
-    asker.on_trial_complete("b", error=True)
+    asker.on_trial_complete("b", result(1, {"kind": "error", "message": "ValueError"}))
     assert ended(referee, 1).state == TrialState.FAIL
     assert asker.suggest("c") == Searcher.FINISHED
 
@@ -184,11 +236,14 @@ def test_tune_is_told_to_stop_a_bad_trial_and_the_study_hears_that_it_did(run, c
 
 
 def test_the_halter_closes_the_record_when_time_is_over(referee):
-    over = []
-    halter = Halter(referee, lambda: bool(over))
+    over, wound_up = [], []
+    halter = Halter(referee, lambda: bool(over), lambda: wound_up.append(1))
     assert not halter("a", {}) and not halter.stop_all() and not referee.record.closed
     over.append(1)
-    assert halter.stop_all() and referee.record.closed and referee.start() is None
+    assert not halter.stop_all() and not halter.stop_all(), "running trials end by themselves, saved"
+    assert wound_up == [1] and referee.record.closed and referee.start() is None
+    referee.error = ValueError()
+    assert halter.stop_all()
 
 
 def test_nothing_of_the_driver_travels_when_tune_pickles(referee):

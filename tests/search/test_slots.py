@@ -118,9 +118,9 @@ def started(storage, slots: int, workers: int):
     yield actor
     groups = ray.get(actor.state.remote())["groups"]
     assert ray.get(actor.close.remote(90.0)), "every fit() ends when the pool closes"  # a busy machine takes its time
-    from raycal.search.connection import remove_groups
+    from raycal.search.groups import remove
 
-    remove_groups(groups)
+    remove(groups)
     assert {ray.util.placement_group_table()[g]["state"] for g in groups} == {"REMOVED"}
     ray.kill(actor)
 

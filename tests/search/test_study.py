@@ -8,11 +8,10 @@ import pytest
 from optuna.trial import TrialState
 
 from raycal.errors import UserError
-from raycal.search.study import best_trial, make_pruner, make_sampler, plain, read_study
+from raycal.search.sampler import make_sampler
+from raycal.search.study import OVER, REJECTIONS, best_trial, make_pruner, plain, read_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-OVER = "over rate limit"
 
 
 def trials(record, *states):
@@ -258,3 +257,34 @@ def test_a_study_can_be_read_beside_its_driver_and_a_missing_one_is_named(run, c
 def test_plain_leaves_only_what_json_holds():
     assert plain({1: (np.float32(0.5), np.int64(2)), "x": [math.inf, math.nan, True, None, "word"]}) == \
         {"1": [0.5, 2], "x": ["inf", "nan", True, None, "word"]}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_run_that_is_reopened_before_every_trial_proposes_what_the_undisturbed_one_does(run, tmp_path, space, complete,
+                                                                                         sampler):
+    other = type(run)(tmp_path / "other", space)
+    settings = {"search.sampler": sampler}
+
+    def ask_and_tell(record):
+        number, config = record.ask()
+        record.finish(number, TrialState.COMPLETE, [abs(math.log10(config.optimizer.lr) + 3)], {"ended_by": "epochs"})
+
+    record = run.open(settings)
+    for n in range(16):
+        ask_and_tell(record)
+        ask_and_tell(other.open(settings))
+        if n == 12:  # dies between the suggestions of one trial
+            broken = other.open(settings)
+            broken.study.ask().suggest_categorical("quantizer.type", ["ema", "vq"])
+    assert [t.params for t in trials(other.open(settings))] == [t.params for t in trials(record)]
+    other.folder.unlock()
+
+
+def test_proposals_over_the_rate_limit_are_counted_across_restarts(run):
+    record = run.open(rate=expensive, rate_limit=3.2)
+    for _ in range(REJECTIONS):  # and the driver dies
+        trial = record.study.ask()
+        record.space.propose(trial)
+        trial.set_user_attr("reason", OVER)
+        record.study.tell(trial, state=TrialState.PRUNED)
+    assert run.open(rate=expensive, rate_limit=3.2).ask()[0] == REJECTIONS
