@@ -191,17 +191,17 @@ def test_a_search_waits_for_its_disk_and_stops_cleanly_when_told_to(search, smal
     thread = threading.Thread(target=hurt)
     thread.start()
     with pytest.raises(UserError, match=rf"cannot be written \(No such file or directory\).*\n.*--resume {run}"):
-        search({"training.epochs": 300}, run, trials=3)
+        search({"training.epochs": 150}, run, trials=3)
     thread.join()
     assert not failed
     said = capsys.readouterr().out
     assert said.count("the search waits up to") == 3 and said.count("can be written again") == 2
     gone.rename(run)
-    search({"training.epochs": 300}, resume=str(run), trials=3)
+    search({"training.epochs": 150}, resume=str(run), trials=3)
     trials = read_study(str(run)).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 3
     for trial in trials:
-        assert [e for e, _ in trial.user_attrs["objective_by_epoch"]] == list(range(1, 301))
+        assert [e for e, _ in trial.user_attrs["objective_by_epoch"]] == list(range(1, 151))
     assert (run / "best" / "model.pt").is_file() and not list(run.rglob(".*"))
 
 
