@@ -191,9 +191,9 @@ def made(tmp_path):
     return lambda name="made", **how: Made(tmp_path / name, **how)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium, the machine's own."""
+    """Headless Chromium, the machine's own; while it is open an event loop runs, which other tests must not meet."""
     playwright = pytest.importorskip("playwright.sync_api")
     binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if binary is None:
