@@ -1,14 +1,14 @@
 """The rate-distortion picture of a run: every completed trial, the front of them, and the classical codes.
 
-Distortion is NMSE on the validation blocks. The rate of a trial is the entropy of its codes there, that of a classical
-code its code length under a model fitted on train; the winner's and the default's code length is drawn beside them.
+Distortion is NMSE on the validation blocks. The rate of a trial is the entropy of its codes there, that of a transform
+code and of all classical codes the code length under a model fitted on train; the winner's and the default's code length
+is drawn beside them.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from optuna.study import Study
 from optuna.trial import TrialState
 

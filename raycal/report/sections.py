@@ -11,7 +11,7 @@ import numpy as np
 
 from raycal.report import answer as words
 from raycal.report import parameters, plots
-from raycal.report.answer import NMSE, RATE, short
+from raycal.report.answer import NMSE, RATE
 from raycal.report.blocks import Code, Details, Grid, Picture, Plot, Table, Text
 from raycal.report.export import trials_table
 from raycal.report.record import Run, metric_of, number

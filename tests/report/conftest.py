@@ -16,7 +16,7 @@ from raycal.config import Config
 from raycal.metrics.intervals import mean_interval, paired_difference
 from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS
-from raycal.search.study import best_trial, plain, read_study
+from raycal.search.study import best_trial, plain
 
 
 @pytest.fixture
@@ -48,21 +48,7 @@ def study(told):
     return made
 
 
-SPACE = """
-from raycal.config import Config
-
-BASE = Config().replace({"quantizer.codebook_size": 16, "quantizer.code_dim": 8, "model.width": 16,
-                         "model.residual_blocks": 0, "windows.length": 16, "windows.min_steps": 4,
-                         "windows.stride": 32, "training.epochs": 3})
-
-
-def propose(trial, base):
-    if trial.suggest_categorical("quantizer.type", ["ema", "vq"]) == "ema":
-        trial.suggest_float("quantizer.decay", 0.8, 0.99)
-    trial.suggest_int("quantizer.codebook_size", 8, 16, log=True)
-    trial.suggest_float("optimizer.lr", 1e-4, 1e-2, log=True)
-    return base.replace(trial.params)
-"""
+SPACE = (pathlib.Path(__file__).parents[1] / "tiny.py").read_text()
 
 
 @pytest.fixture(scope="session")
