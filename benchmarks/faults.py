@@ -135,7 +135,9 @@ def nodes(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[R
     from ray.cluster_utils import Cluster
 
     arguments = [*searching.given(folder, epochs), "--sampler", "random", "--pruner", "none", "--trials", str(trials)]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": str(_made(folder / "r"))})
+    os.environ["RAY_TMPDIR"] = str(_made(folder / "r"))
+    _made(folder / "r" / "ray")  # where Ray notes the cluster that it started last; it does not make it
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         others = [cluster.add_node(num_cpus=1) for _ in range(2)]
         with search(folder, arguments, ["--address", cluster.address]) as run:
@@ -155,6 +157,7 @@ def nodes(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[R
             check(run, undisturbed(folder / "undisturbed", arguments, settings))
     finally:
         cluster.shutdown()
+        del os.environ["RAY_TMPDIR"]
 
 
 FREE = """
@@ -231,12 +234,12 @@ COURSES = {"parts": parts, "driver": driver, "ddp": ddp, "nodes": nodes, "clock"
 
 
 def main() -> int:
-    import optuna
+    from raycal.search import connection
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(COURSES), help="courses, comma-separated")
     args = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    connection.hush()
     print(common.machine(), flush=True)
     print(f"{'fault':32s}{'what it came to':48s}{'recovery':>10s}", flush=True)
     seconds, broken = {}, []

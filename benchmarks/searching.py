@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ import psutil
 
 ROOT = pathlib.Path(common.__file__).resolve().parents[1]
 ROLES = {"worker": "ray::RayTrainWorker", "slot": "ray::TrainController", "pool": "ray::SlotPool",
-         "Tune actor": "ray::ResourceTrainable", "raylet": "/raylet/raylet"}
+         "Tune actor": "ray::(BorrowedSlot|ResourceTrainable)",  # idle, at work
+         "raylet": "/raylet/raylet"}
 SPACE = '''
 from raycal.config import Config
 
@@ -122,7 +124,7 @@ class Search:
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
                 if os.getsid(process.pid) in self._sessions and process.status() != psutil.STATUS_ZOMBIE:
-                    if not role or any(ROLES[role] in word for word in process.cmdline()[:1]):
+                    if not role or re.search(ROLES[role], "".join(process.cmdline()[:1])):
                         found.append(process)
         return found
 
@@ -150,8 +152,10 @@ class Search:
         return time.monotonic() - began
 
     def kill(self, role: str, which: Callable[[list[psutil.Process]], psutil.Process] = lambda found: found[0]) -> int:
-        """Kill a process of a role with SIGKILL; return its number."""
-        found = self.processes(role)
+        """Kill a process of a role with SIGKILL, once there is one; return its number."""
+        deadline = time.monotonic() + 60.0
+        while not (found := self.processes(role)) and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert found, f"no {role} lives among {[p.cmdline()[:1] for p in self.processes()]}"
         victim = which(found)
         victim.kill()

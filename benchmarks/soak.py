@@ -85,7 +85,7 @@ class Memory:
 
     def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
         me = searching.psutil.Process()
-        pools = [p for p in me.children(recursive=True) if any(searching.ROLES["pool"] in w for w in p.cmdline()[:1])]
+        pools = [p for p in me.children(recursive=True) if searching.ROLES["pool"] in "".join(p.cmdline()[:1])]
         for name, process in (("driver", me), ("pool", pools[0])):
             self.mib[name].append(process.memory_full_info().uss / 2**20)
 
@@ -114,7 +114,7 @@ def growth(folder: pathlib.Path, trials: int, after: int = 100) -> dict[str, flo
 
 
 def main() -> None:
-    import optuna
+    from raycal.search import connection
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--empty", type=int, default=1000, help="trials without training; 0: none")
     args = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    connection.hush()
     print(common.machine(), flush=True)
     result: dict[str, Any] = {"load": os.getloadavg()[0]}
     if args.kills:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from raycal.errors import UserError
 
@@ -227,12 +228,12 @@ def leftovers(out: str) -> list[Finding]:
     return found or [Finding("dead runs", "left nothing")]
 
 
-def _some(paths: list[pathlib.Path]) -> str:
-    size = sum(_bytes(p) for p in paths)
+def _some(paths: list[Any]) -> str:
+    size = sum(_bytes(p) for p in paths if isinstance(p, pathlib.Path))
     return f"{len(paths)}" + (f", {size / 1e6:.0f} MB" if size >= 1e6 else "")
 
 
-def _arguments(paths: list[pathlib.Path]) -> str:
+def _arguments(paths: list[Any]) -> str:
     return " ".join(map(str, paths[:3])) + (" ..." if len(paths) > 3 else "")
 
 

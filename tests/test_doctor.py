@@ -1,10 +1,12 @@
 """raycal doctor on machines that something is wrong with; where the wrong cannot be made here, a stand-in is named."""
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -150,6 +152,35 @@ def test_sessions_and_scratch_folders_of_dead_processes(tmp_path, monkeypatch):
         process.kill()
     found = {kind: paths for kind, paths, _ in leftovers.find(tmp_path)}
     assert len(found["Ray sessions"]) == 2 and found["scratch folders"] == [tmp_path / f"raycal-{socket.gethostname()}-{process.pid}-abc"]
+
+
+@contextlib.contextmanager
+def sleeping(name, session):
+    """A process of that name, as Ray gives its own, that holds a log of a session open."""
+    session.mkdir(parents=True, exist_ok=True)
+    with open(session / "a.log", "w") as log:
+        process = subprocess.Popen([name, "60"], executable=shutil.which("sleep"), stdout=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ray_processes_of_a_killed_driver_are_named_and_swept(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with subprocess.Popen(["true"]) as driver:
+        driver.wait()
+    dead, live, foreign = (tmp_path / "ray" / f"session_2026-01-0{n}" for n in (1, 2, 3))
+    with (sleeping("ray::IDLE", dead) as orphan, sleeping("editor", dead) as other, sleeping("ray::IDLE", live) as ours,
+          sleeping("ray::IDLE", foreign) as theirs):
+        leftovers.mark(live)
+        (dead / leftovers.DRIVER).write_text(str(driver.pid))
+        line, = [str(f) for f in doctor.leftovers(str(tmp_path)) if "Ray processes" in f.found]
+        assert line.startswith("note") and f"kill {orphan.pid} (" in line
+        leftovers.sweep()
+        assert orphan.wait(10) == -signal.SIGKILL
+        assert other.poll() is ours.poll() is theirs.poll() is None
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no /dev/shm: shared memory was not tested")
