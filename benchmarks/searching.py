@@ -30,7 +30,8 @@ from raycal.config import Config
 
 BASE = Config().replace({"quantizer.codebook_size": 16, "quantizer.code_dim": 8, "model.width": 16,
                          "model.residual_blocks": 0, "windows.length": 16, "windows.min_steps": 4,
-                         "windows.stride": 8, "training.epochs": EPOCHS, "training.save_every": 0.2})
+                         "windows.stride": 8, "training.epochs": EPOCHS, "training.save_every": 0.2,
+                         "search.confirm_top": 0})
 
 
 def propose(trial, base):

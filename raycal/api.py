@@ -13,7 +13,8 @@ from raycal.errors import UserError, nearest
 # The short names of the command line and of search(): precedence and checks are those of --set.
 SHORT = {"trials": "search.trials", "epochs": "training.epochs", "seed": "training.seed",
          "objective": "search.objective", "sampler": "search.sampler", "pruner": "search.pruner",
-         "workers_per_trial": "training.workers", "gpus_per_trial": "training.gpus", "device": "training.device"}
+         "workers_per_trial": "training.workers", "gpus_per_trial": "training.gpus", "device": "training.device",
+         "confirm_top": "search.confirm_top", "confirm_seeds": "search.confirm_seeds"}
 
 
 def search(space: str, sessions: Any = None, *, settings: Mapping[str, Any] | None = None,
@@ -105,6 +106,74 @@ def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str,
     except UserError as e:
         raise UserError(f"--space {space}: its default configuration does not stand: {e}") from None
     return loaded, config, held
+
+
+def run_section(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take the `run` section out of the settings of a run's config.yaml; refuse what cannot stand in it."""
+    run = {k.removeprefix("run."): settings.pop(k) for k in [k for k in settings if k.startswith("run.")]}
+    kinds = {"space": (str, "a word"), "sessions": (list, "a list of paths"), "held": (dict, "settings")}
+    for key, value in run.items():
+        if key not in kinds:
+            raise UserError(f"unknown setting 'run.{key}'{nearest(key, kinds)} (run has {', '.join(kinds)})")
+        if value is not None and not isinstance(value, kinds[key][0]):
+            raise UserError(f"run.{key}={value!r}: must be {kinds[key][1]}")
+    return run
+
+
+def space_of(name: str | None, folder: str | None) -> str | None:
+    """Return the space of a run's config.yaml; of a file that is not there, as on another machine, the run's copy."""
+    copy = pathlib.Path(folder or ".", pathlib.Path(name or "").name)
+    return str(copy) if folder and name and not pathlib.Path(name).is_file() and copy.is_file() else name
+
+
+def confirm(run: str, top: int = 5, seeds: int = 5, **options: Any) -> dict[str, Any]:
+    """Train the `top` best trials of a run and its default again on fresh seeds; return the record of it.
+
+    options: sessions (where they moved), max_concurrent, address, quiet, verbose.
+    """
+    from raycal.search import confirm
+
+    return confirm.run(*of_run(run, options), top, seeds)
+
+
+def open_test(run: str, seeds: int = 5, again: bool = False, **options: Any) -> dict[str, Any]:
+    """Train a run's confirmed winner and its default on train and validation, and open the sealed test blocks.
+
+    Return the receipt. Raise UserError where they were opened before, unless again is true. options as in confirm.
+    """
+    from raycal.search import sealed
+
+    return sealed.run(*of_run(run, options), seeds, again)
+
+
+def reproduce(run: str, trial: int, **options: Any):
+    """Train one trial of a run again; return raycal.search.reproduce.Comparison. options as in confirm."""
+    from raycal.search import reproduce
+
+    return reproduce.run(*of_run(run, options), trial)
+
+
+def of_run(run: str, options: Mapping[str, Any]):
+    """Return (space, configuration, Options) of an earlier run, as its config.yaml and these options say."""
+    from raycal.config import read_file
+    from raycal.search.folder import config_of
+    from raycal.search.ready import Options
+
+    path, storage = local_run(run)
+    settings = read_file(config_of(path, ""))
+    section = run_section(settings)
+    space, config, held = configure(space_of(section["space"], path), section.get("held") or {}, settings)
+    sessions = listed(options.get("sessions")) or section.get("sessions") or []
+    return space, config, Options(**{**options, "sessions": sessions, "resume": path, "storage": storage, "held": held})
+
+
+def local_run(run: str) -> tuple[str, str | None]:
+    """Return the folder of a run and where it is mirrored; one that is given by URI is fetched below runs/."""
+    if "://" not in run:
+        return run, None
+    from raycal.search.storage import fetch
+
+    return str(fetch(run, pathlib.Path("runs"))), run.rstrip("/").rsplit("/", 1)[0]
 
 
 def listed(sessions: Any) -> Sequence[Any]:

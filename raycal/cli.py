@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import pathlib
 import sys
 from typing import Any
 
-from raycal import cli_report, cli_sessions
+from raycal import cli_report, cli_runs, cli_sessions
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
-VERBS = ("search", "train", "apply", "report", "export", "compare", "sessions", "doctor")
+VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "apply", "sessions",
+         "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
-        return {None: _search, "search": _search, "train": _train, "apply": _apply, "report": cli_report.report,
-                "export": cli_report.export, "compare": cli_report.compare, "sessions": cli_sessions.main,
-                "doctor": _doctor}[verb](argv)
+        return {None: _search, "search": _search, "plan": _plan, "train": _train, "apply": _apply, "doctor": _doctor,
+                "sessions": cli_sessions.main, **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
@@ -47,6 +46,10 @@ def search_parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus-per-trial", metavar="G", help="GPUs of one worker; a fraction shares a GPU")
     p.add_argument("--max-concurrent", type=whole, default=0, metavar="N", help="trials at a time (default: all)")
     p.add_argument("--max-minutes", type=_positive, default=0.0, metavar="M", help="stop after this long; resumable")
+    p.add_argument("--confirm-top", metavar="K", help="best trials to train again beside the default (default 2)")
+    p.add_argument("--confirm-seeds", metavar="N", help="fresh seeds of each of them (default 3)")
+    p.add_argument("--no-confirm", dest="confirm_top", action="store_const", const="0", help="end with the search")
+    p.add_argument("--dry-run", action="store_true", help="say what would run, measured by a probe, and end")
     p.add_argument("--address", metavar="A", help="Ray cluster to join (auto); default: a local one")
     p.add_argument("--storage", metavar="URI", help="where to copy the run, such as s3://bucket/runs")
     p.add_argument("--list-spaces", action="store_true", help="list the spaces and end")
@@ -113,11 +116,9 @@ def _search(argv: list[str]) -> int:
         raise UserError("--more: adds trials to a run; name it with --resume DIR")
     if args.allow_space_change and not args.resume:
         raise UserError("--allow-space-change: goes on with a run; name it with --resume DIR")
-    if args.resume and "://" in args.resume:
-        from raycal.search.storage import fetch
-
-        args.storage = args.storage or args.resume.rstrip("/").rsplit("/", 1)[0]
-        args.resume = str(fetch(args.resume, pathlib.Path("runs")))
+    if args.resume:
+        args.resume, mirrored = api.local_run(args.resume)
+        args.storage = args.storage or mirrored
     name, sessions, from_file, given = _gather(args)
     space, config, held = api.configure(name, given, from_file)
     if args.print_config:
@@ -129,48 +130,37 @@ def _search(argv: list[str]) -> int:
     summary = run(space, config, Options(
         sessions=sessions, out=args.out, resume=args.resume, more=args.more, max_concurrent=args.max_concurrent,
         max_minutes=args.max_minutes, address=args.address, storage=args.storage, verbose=args.verbose,
-        quiet=args.quiet, held=held, allow_space_change=args.allow_space_change))
+        quiet=args.quiet, dry_run=args.dry_run, held=held, allow_space_change=args.allow_space_change))
+    if summary is None:
+        return 0
     print(closing(summary))
     if summary.get("stopped_by"):
         return 128 + summary["stopped_by"]  # as a shell says it
     return 0 if summary["best"] else 1
 
 
+def _plan(argv: list[str]) -> int:
+    return _search([*argv, "--dry-run"])
+
+
 def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], dict[str, Any]]:
     """Return space name, sessions, the settings of the config file and those of the command line."""
-    from raycal.api import SHORT
+    from raycal.api import SHORT, run_section, space_of
     from raycal.config import parse_set, read_file
     from raycal.search.folder import config_of
 
     from_file = read_file(config_of(args.resume)) if getattr(args, "resume", None) else {}
     from_file |= read_file(args.config) if args.config else {}
-    run = {k.removeprefix("run."): from_file.pop(k) for k in [k for k in from_file if k.startswith("run.")]}
-    _check_run(run)
+    run = run_section(from_file)
     given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
-    name = args.space or _space_of(run.get("space"), getattr(args, "resume", None))
+    name = args.space or space_of(run.get("space"), getattr(args, "resume", None))
     if not name:
         from raycal.search import space as spaces
 
         raise UserError(f"--space is missing: give one of {', '.join(spaces.names())}, such as --space grvq")
     return name, args.sessions or run.get("sessions") or [], from_file, given
-
-
-def _space_of(name: str | None, folder: str | None) -> str | None:
-    """Return the space of a run's config.yaml; of a file that is not there, as on another machine, the run's copy."""
-    copy = pathlib.Path(folder or ".", pathlib.Path(name or "").name)
-    return str(copy) if folder and name and not pathlib.Path(name).is_file() and copy.is_file() else name
-
-
-def _check_run(run: dict[str, Any]) -> None:
-    """Refuse what cannot stand in the `run` section of a run's config.yaml."""
-    kinds = {"space": (str, "a word"), "sessions": (list, "a list of paths"), "held": (dict, "settings")}
-    for key, value in run.items():
-        if key not in kinds:
-            raise UserError(f"unknown setting 'run.{key}'{nearest(key, kinds)} (run has {', '.join(kinds)})")
-        if value is not None and not isinstance(value, kinds[key][0]):
-            raise UserError(f"run.{key}={value!r}: must be {kinds[key][1]}")
 
 
 def _train(argv: list[str]) -> int:

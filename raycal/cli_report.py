@@ -63,3 +63,6 @@ def compare(argv: list[str]) -> int:
     args = compare_parser().parse_args(argv)
     print(pairs.compare(Run.read(args.first), Run.read(args.second)))
     return 0
+
+
+VERBS = {"report": report, "export": export, "compare": compare}

@@ -125,6 +125,8 @@ class Search:
     pruner: str = setting("asha", choices=("asha", "hyperband", "median", "none"))
     warm_start: str = setting("")  # folder of another run, whose best configurations are tried first
     keep: int = setting(5, low=1)  # finished trials whose checkpoint is kept
+    confirm_top: int = setting(2, low=0, high=1000)  # best trials that are trained again on fresh seeds; 0: none
+    confirm_seeds: int = setting(3, low=2, high=1000)  # an interval takes two at least
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from raycal.search.folder import RunFolder
 
 FLAGS = """--space --sessions --trials --epochs --out --seed --objective --sampler --pruner --workers-per-trial
 --gpus-per-trial --max-concurrent --max-minutes --address --storage --config --set --print-config --list-spaces
---resume --more --allow-space-change --device -v -q -h --help"""
+--resume --more --allow-space-change --device --confirm-top --confirm-seeds --no-confirm --dry-run -v -q -h --help"""
 
 
 @pytest.fixture
@@ -74,6 +74,11 @@ def test_help_names_every_flag(capsys):
     (["--space", "grvq", "--set", "optimizer.lr"], ["key=value"]),
     (["--space", "grvq", "--set", "optimizer.rl=1"], ["'optimizer.rl'", "did you mean 'optimizer.lr'"]),
     (["--space", "grvq", "--config", "missing.yaml"], ["missing.yaml", "no such file"]),
+    (["--space", "grvq", "--confirm-seeds", "1"], ["search.confirm_seeds=1", "from 2"]),
+    (["confirm"], ["the following arguments are required: RUN", "raycal confirm --help"]),
+    (["confirm", "nowhere"], ["nowhere: no run there"]), (["test", "nowhere"], ["nowhere: no run there"]),
+    (["reproduce", "nowhere"], ["--trial"]), (["reproduce", "nowhere", "--trial", "x"], ["'x' must be the number"]),
+    (["confirm", "runs/x", "--tops", "3"], ["--tops", "did you mean '--top'"]),
     (["--space", "grvq", "--more", "3"], ["--more", "--resume DIR"]),
     (["--resume", "nowhere"], ["--resume nowhere", "no run there"]),
     (["--space", "grvq", "--gpus-per-trial", "0.5", "--workers-per-trial", "2"], ["fraction of a GPU"]),
@@ -118,11 +123,19 @@ def test_defaults_give_way_to_space_to_file_to_the_command_line(capsys, tmp_path
 
 def test_every_short_flag_sets_its_setting(searched):
     given = {"trials": 7, "epochs": 8, "seed": 9, "objective": "correlation", "sampler": "random", "pruner": "none",
-             "workers-per-trial": 2, "gpus-per-trial": 1.0, "device": "cuda"}
+             "workers-per-trial": 2, "gpus-per-trial": 1.0, "device": "cuda", "confirm-top": 4, "confirm-seeds": 6}
     assert cli.main(["search", "--space", "grvq", *(w for k, v in given.items() for w in (f"--{k}", str(v)))]) == 0
     (_, config, _), = searched
     assert set(api.SHORT) == {k.replace("-", "_") for k in given}
     assert {k: config.get(api.SHORT[k.replace("-", "_")]) for k in given} == given
+
+
+def test_no_confirm_and_dry_run_reach_the_run(searched, monkeypatch):
+    cli.main(["--space", "grvq", "--no-confirm", "--confirm-seeds", "2"])
+    assert searched[-1][1].search.confirm_top == 0 and searched[-1][1].search.confirm_seeds == 2
+    for argv in (["plan", "--space", "grvq"], ["--space", "grvq", "--dry-run"]):
+        cli.main(argv)
+        assert searched[-1][2].dry_run and searched[-1][1].search.confirm_top == 2
 
 
 def test_options_of_the_run_reach_it(searched, capsys):

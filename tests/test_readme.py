@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import raycal
-from raycal import cli, cli_report, cli_sessions, config
+from raycal import cli, cli_report, cli_runs, cli_sessions, config
 from raycal.sessions import readers
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
@@ -22,7 +22,9 @@ COMMANDS = [line.split("  #")[0].strip() for block in re.findall(r"```bash\n(.*?
 WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 
-READING = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser}
+PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser,
+           "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser, "reproduce": cli_runs.reproduce_parser,
+           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser}
 
 
 def blocks(*words):
@@ -90,18 +92,11 @@ def test_the_space_is_one(tmp_path):
 @pytest.mark.parametrize("command", [c for c in COMMANDS + WORDS if re.match(r"(python )?(run_search\.py|raycal) ", c)])
 def test_a_command_is_one_that_the_program_takes(command):
     words = shlex.split(command.removeprefix("python "))
-    if words[:2] == ["raycal", "sessions"]:
-        cli_sessions.sessions_parser().parse_args(words[2:])
+    if words[0] == "raycal" and words[1] in PARSERS:
+        PARSERS[words[1]]().parse_args(words[2:] or ["RUN"])
         return
-    if words[:2] == ["raycal", "doctor"]:
-        cli.doctor_parser().parse_args(words[2:])
-        return
-    if words[:2] == ["raycal", "apply"]:
-        cli.apply_parser().parse_args(words[2:])
-        return
-    if words[0] == "raycal" and words[1] in READING:
-        READING[words[1]]().parse_args(words[2:])
-        return
+    if words[:2] == ["raycal", "plan"]:
+        words = ["run_search.py", *words[2:], "--dry-run"]
     assert (ROOT / words[0]).is_file()
     args = cli.search_parser().parse_args(words[1:])
     assert args.space in (None, "my_space.py", *_spaces()) and (args.space or args.resume or args.config)
@@ -127,7 +122,9 @@ def test_every_other_command_is_known():
 
 
 def test_every_flag_and_setting_that_is_named_exists():
-    flags = {f for p in (cli.search_parser(), cli.apply_parser(), cli_report.export_parser()) for action in p._actions for f in action.option_strings}
+    parsers = (cli.search_parser(), cli.apply_parser(), cli_report.export_parser(), cli_runs.confirm_parser(),
+               cli_runs.test_parser())
+    flags = {f for p in parsers for action in p._actions for f in action.option_strings}
     named = {w.split()[0].split("=")[0] for w in WORDS if w.startswith("--")}
     assert {"--sessions", "--config", "--set", "--print-config"} <= named <= flags
     sections = {n.split(".")[0] for n in config.names()}

@@ -10,6 +10,7 @@ from raycal.metrics.decoding import DecodingSums, bootstrap, combine, shift_null
 from raycal.metrics.ridge import fit_ridge
 
 PCA_AXES = (8, 32)
+LAGS = 5  # frames before and after that ridge reads
 INDEPENDENT = 8.0  # s; frames further apart count as independent, even where sessions.gap was set shorter
 
 
@@ -43,7 +44,7 @@ def baselines(dataset, rates: Sequence[float], part: str = "validation",
     return found
 
 
-def ridge_on_traces(dataset, lags: int = 5, part: str = "validation") -> dict[str, dict[str, float]]:
+def ridge_on_traces(dataset, lags: int = LAGS, part: str = "validation") -> dict[str, dict[str, float]]:
     """Return {behaviour: figures} of ridge on traces at +-lags frames, fitted on train, scored on `part`.
 
     figures: "r2" about the train mean (ranked by), "r2_held_out" about the part's mean, "null" and "null_high" (mean

@@ -8,6 +8,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from raycal.report.confirmed import confirmation, marks
+
 
 class Progress:
     """Counts running, done, stopped early and failed trials; best so far beside the default; time left."""
@@ -135,16 +137,30 @@ def closing(summary: dict[str, Any]) -> str:
     else:
         lines += [_row("", "winner", "default"), *_rows(best, default, summary)]
     lines += _of_each(summary.get("quantizers", {}))
+    if "confirm" in summary:
+        lines += confirmation(summary["confirm"], counts["complete"])
+    for opened in (summary["test"],) if "test" in summary else ():
+        lines += [f"test         the sealed blocks were opened {opened[-1]['when']}", *marks(opened)]
     lines += [f"run          {folder}"]
     if best is not None:
         lines += [f"best model   {folder}/best   (raycal.load)"]
     pictures = f"   # pictures also in {folder}/figures" if best is not None else ""
     lines += [f"report       {folder}/report.html   (open it in a browser)",
               f"TensorBoard  tensorboard --logdir {folder}{pictures}",
-              f"next         python run_search.py --resume {folder}" + ("" if interrupted else " --more 20")]
-    if best is not None and not interrupted:
+              f"next         {_next(summary)}"]
+    if best is not None and not interrupted and "confirm" not in summary:
         lines += ["             these are validation figures of one seed each, chosen as the best of many"]
     return "\n".join(lines)
+
+
+def _next(summary: dict[str, Any]) -> str:
+    """Return the command that goes on: what was interrupted first, then what is not believed yet."""
+    folder = summary["folder"]
+    if summary["interrupted"]:
+        return f"python run_search.py --resume {folder}"
+    if summary["best"] is None or "test" in summary:
+        return f"python run_search.py --resume {folder} --more 20"
+    return f"raycal {'test' if 'confirm' in summary else 'confirm'} {folder}"
 
 
 def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[str, Any]) -> list[str]:

@@ -34,7 +34,10 @@ def leaderboard(study: Study) -> str:
 
 
 def summary(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what summary.json holds; facts are space, objective, sessions, fingerprints, seconds and the like."""
+    """Return what summary.json holds; facts are space, objective, sessions, fingerprints, seconds and the like.
+
+    "confirm" and "test" are the study's records of what came after the search, where there are any.
+    """
     trials = study.get_trials(deepcopy=False)
     trials = [t for t in trials if t.user_attrs.get("reason") != OUTSIDE]
     trained = [t for t in trials if t.user_attrs.get("reason") != OVER_LIMIT]
@@ -42,7 +45,8 @@ def summary(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
               (("complete", TrialState.COMPLETE), ("pruned", TrialState.PRUNED), ("failed", TrialState.FAIL))}
     directions = [d.name.lower() for d in study.directions]
     best = best_trial(study)
-    return {**facts, "direction": directions[0] if len(directions) == 1 else directions,
+    later = {key: study.user_attrs[key] for key in ("confirm", "test") if key in study.user_attrs}
+    return {**facts, **later, "direction": directions[0] if len(directions) == 1 else directions,
             "trials": {**counts, "over_rate_limit": len(trials) - len(trained)},
             "best": entry(best), "default": entry(trials[0]) if trials else None,
             "quantizers": best_of_each(study)}

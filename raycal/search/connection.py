@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shutil
@@ -39,6 +40,16 @@ class Slots:
     workers: int
     resources: dict[str, float]  # a worker
     use_gpu: bool
+
+    def within(self, worker: int, slot: int) -> tuple[Slots, int]:
+        """Return as many of these slots as Ray's memory holds, at least one, and how many it would hold.
+
+        worker: bytes that each worker takes at most; slot: bytes of a slot besides.
+        """
+        import ray
+
+        fitting = int(ray.cluster_resources()["memory"] // (self.workers * worker + slot))
+        return dataclasses.replace(self, count=max(1, min(self.count, fitting))), fitting
 
 
 def connect(config: Config, address: str | None = None, verbose: bool = False, temp_dir: str | None = None) -> bool:
@@ -153,6 +164,11 @@ class Cluster:
         _insist(lambda: self.pool.grow.remote(self._count))
         if self._refs:
             _insist(lambda: self.pool.set_dataset.remote(self._refs))
+
+    def wind_up(self, say: Callable[[str], None]) -> None:
+        """End every job after the epoch it is in, with its state saved; the pool takes no other."""
+        say("stopping: running epochs are finished and saved (ctrl-C once more stops at once)")
+        self.pool.wind_up.remote()
 
     def close(self, gently: bool) -> None:
         """End the pool and remove the placement groups of its workers; gently: let the workers end by themselves."""

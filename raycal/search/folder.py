@@ -61,15 +61,15 @@ class RunFolder:
         return folder
 
     @classmethod
-    def existing(cls, path: str) -> RunFolder:
-        """Open the folder of an earlier run; raise UserError when it is none."""
+    def existing(cls, path: str, flag: str = "--resume ") -> RunFolder:
+        """Open the folder of an earlier run, which `flag` named; raise UserError when it is none."""
         folder = cls(pathlib.Path(path).resolve())
         if not folder.journal.is_file():
-            raise UserError(f"--resume {path}: no run there (it has no study.journal); give the folder of a run, "
+            raise UserError(f"{flag}{path}: no run there (it has no study.journal); give the folder of a run, "
                             "such as runs/grvq-20260101-1")
         version = folder._version()
         if version != VERSION:
-            raise UserError(f"--resume {path}: written in format {version}, this raycal reads format {VERSION}; "
+            raise UserError(f"{flag}{path}: written in format {version}, this raycal reads format {VERSION}; "
                             "use the raycal version that wrote it")
         return folder
 
@@ -157,11 +157,11 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def config_of(path: str) -> str:
+def config_of(path: str, flag: str = "--resume ") -> str:
     """Return the config.yaml of a run folder; raise UserError when the folder is none."""
-    settings = RunFolder.existing(path).path / "config.yaml"
+    settings = RunFolder.existing(path, flag).path / "config.yaml"
     if not settings.is_file():
-        raise UserError(f"--resume {path}: has no config.yaml, so it ended before its first trial; start a new run")
+        raise UserError(f"{flag}{path}: has no config.yaml, so it ended before its first trial; start a new run")
     return str(settings)
 
 

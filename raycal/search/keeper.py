@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from raycal.config import Config
 from raycal.report.leaderboard import leaderboard, summary
 from raycal.search.folder import RunFolder, write_atomically
-from raycal.search.study import best_trial, plain
+from raycal.search.study import best_trial, ordered, plain
 
 PAUSES = 3  # beats of a worker that waits for its storage before it is said
 FACTS = "facts"  # what the study is told of the run besides its trials
@@ -120,11 +119,8 @@ class Keeper:
                     (folder / "model.pt").unlink(missing_ok=True)
 
     def _worthy(self) -> list[optuna.trial.FrozenTrial]:
-        if len(self._study.directions) > 1:
-            return self._study.best_trials
-        sign = 1.0 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
-        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        return sorted(complete, key=lambda t: (sign * t.value, t.number))[:self._keep]
+        best = ordered(self._study)
+        return best if len(self._study.directions) > 1 else best[:self._keep]
 
     def _write_front(self) -> None:
         best = best_trial(self._study)

@@ -7,19 +7,55 @@ import shlex
 import sys
 from typing import Any
 
+from optuna.trial import TrialState
+
 from raycal.sessions.split import rate_of
 
+ENVIRONMENTS = "environments"
 VERSIONED = ("raycal", "torch", "ray", "optuna", "numpy", "scipy", "scikit-learn")
 
 
 def environment() -> dict[str, Any]:
     """Return the command as it was typed, the versions a number may depend on, and the driver's machine."""
+    return {"command": shlex.join(sys.orig_argv), "folder": os.getcwd(), "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a number may depend on; nothing heavy is imported for it."""
     from importlib import metadata
 
-    versions = {name: metadata.version(name) for name in VERSIONED}
-    return {"command": shlex.join(sys.orig_argv), "folder": os.getcwd(),
-            "versions": {"python": platform.python_version(), **versions},
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
+
+
+def surroundings(use_gpu: bool) -> dict[str, str]:
+    """Return what the bits of a training may depend on besides its settings and data."""
+    return {**versions(), "device": "cuda" if use_gpu else "cpu", "processor": _processor()}
+
+
+def note(study: Any, slots: Any) -> None:
+    """Record what the next trials are trained with, and in how many slots: with several, TPE proposes by the order
+    results came in."""
+    study.set_user_attr("slots", [*study.user_attrs.get("slots", []), slots.count])
+    known, here = study.user_attrs.get(ENVIRONMENTS, []), surroundings(slots.use_gpu)
+    if not known or known[-1]["environment"] != here:
+        begun = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING or t.intermediate_values]
+        study.set_user_attr(ENVIRONMENTS, [*known, {"from_trial": len(begun), "environment": here}])
+
+
+def of_trial(study: Any, number: int) -> dict[str, str]:
+    """Return the surroundings that a trial was trained in; {} where they were not recorded."""
+    return next((known["environment"] for known in reversed(study.user_attrs.get(ENVIRONMENTS, []))
+                 if known["from_trial"] <= number), {})
+
+
+def _processor() -> str:
+    """Return the name of the CPU: kernels, and with them last digits, differ between kinds."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def drawn(plan: Any) -> dict[str, Any]:

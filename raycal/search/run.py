@@ -1,11 +1,11 @@
-"""A search from its settings to its summary: prepare the sessions, fill the slots, let Tune run, keep the best."""
+"""A search from its settings to its summary: prepare, probe, fill the slots, let Tune run, keep the best, confirm it."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,44 +14,25 @@ from optuna.trial import TrialState
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.report import page
-from raycal.report.console import Progress, counter
+from raycal.report import planned as lines
+from raycal.report.console import Progress
 from raycal.report.tensorboard import TensorBoard
 from raycal.search import connection, ending, interruption, provenance, recordings, room
 from raycal.search.ends import Ends
 from raycal.search.folder import RunFolder, write_atomically
 from raycal.search.keeper import Keeper
 from raycal.search.patience import Patience
-from raycal.search.plan import (SIMULATED, Plan, check_decodable, check_search, enqueue, make_plan,
-                                simulated_sessions)
+from raycal.search.plan import Plan, check_search, enqueue
+from raycal.search.ready import Options, held, items, mirror_of, planned, prepared, read_again
 from raycal.search.sameness import check_data, data_of
-from raycal.search.scheduler import Asker, Halter, Referee, Stopper
+from raycal.search.scheduler import Referee, let_run
 from raycal.search.space import Space
-from raycal.sessions.readers import check_kinds, fetched, local_places
 from raycal.sessions.readers.places import anchored
 from raycal.sessions.session import Session
 
 
-@dataclass
-class Options:
-    """What a search is told besides its configuration; the names are those of the command line."""
-
-    sessions: Sequence[Any] = ()  # paths, globs, allen:ID, or Session objects
-    out: str | None = None
-    resume: str | None = None
-    more: int = 0
-    max_concurrent: int = 0
-    max_minutes: float = 0.0
-    address: str | None = None
-    storage: str | None = None
-    verbose: bool = False
-    quiet: bool = False
-    temp_dir: str | None = None
-    allow_space_change: bool = False  # go on in a changed space, from the trials that still fit
-    held: dict[str, Any] = field(default_factory=dict)  # settings the user fixed: they are not searched
-
-
-def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
-    """Run or resume a search; return its summary with "folder" and "interrupted" added.
+def run(space: Space, config: Config, options: Options) -> dict[str, Any] | None:
+    """Run or resume a search; return its summary with "folder" and "interrupted" added; None for a dry run.
 
     Bad input raises UserError before any slot starts.
     """
@@ -61,32 +42,42 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any]:
     say = Progress.printer(options.quiet)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.unwinding())
-        folder = stack.enter_context(_held(RunFolder.existing(options.resume)) if options.resume
-                                     else _new_folder(space, options))
-        items = _items(options, config, say)
+        folder = None if options.dry_run else stack.enter_context(_folder(space, options))
+        given = items(options, config, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
             options.temp_dir))
         began = time.monotonic()
-        found = recordings.read(items, config.sessions, counter("reading", options.quiet))
-        plan = make_plan(space, config, found.sketches, say)
-        data = recordings.prepare(found, plan.config.sessions, plan.agreement, say=say)
-        check_decodable(plan, data.varying)
-        say(f"{len(plan.sketches)} recordings read in {time.monotonic() - began:.1f} s, {data.n_bytes / 2**20:.4g} MiB of "
-            "them in the object store")
+        found, plan = planned(space, config, given, options, say)
+        data = prepared(plan, found, began, say)
         del found  # the whole recordings leave the store, what was prepared stays
-        mirror = _mirror(folder, options, say)
+        for line in lines.settled(plan):
+            say(line)
+        if folder is None:
+            return _rehearse(plan, data, cluster, say)
+        mirror = mirror_of(folder, options, say)
         study = _open(plan, folder, say, options.allow_space_change)
         folder.patiently(lambda: _write_settings(folder, space, plan.config, options))
-        again = lambda: _again(items, plan, options)  # noqa: E731
+        mend = _mender(cluster, data, lambda: read_again(plan, given, options), say)
         with _resumable(folder):
-            return _search(plan, data, study, folder, cluster, options, mirror, say, again)
+            return _search(plan, data, study, folder, cluster, options, mirror, say, mend)
 
 
-def _again(items: list, plan: Plan, options: Options) -> recordings.Prepared:
-    """Read and prepare the recordings once more: a node left and took them along."""
-    found = recordings.read(items, plan.config.sessions, counter("reading again", options.quiet))
-    return recordings.prepare(found, plan.config.sessions, plan.agreement, say=lambda line: None)
+def _folder(space: Space, options: Options) -> contextlib.AbstractContextManager[RunFolder]:
+    """Hold the folder of the run that goes on, or a new one."""
+    return held(RunFolder.existing(options.resume)) if options.resume else _new_folder(space, options)
+
+
+@contextlib.contextmanager
+def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
+    """Make and hold a new run folder; a run that bad input ends before its first trial leaves none behind."""
+    folder = RunFolder.create(options.out, space.name)
+    with held(folder):
+        try:
+            yield folder
+        except (UserError, KeyboardInterrupt):
+            folder.discard()
+            raise
 
 
 @contextlib.contextmanager
@@ -96,50 +87,6 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped at once; next: python run_search.py --resume {folder.path}") from None
-
-
-def _here(item: Any, traces: str, say: Callable[[str], None]) -> list:
-    if isinstance(item, Session):
-        return [item]
-    return [place for found in local_places(item) for place in fetched(found, traces, say)]
-
-
-def _items(options: Options, config: Config, say: Callable[[str], None]) -> list:
-    """Return the Session objects and places of a run; what is plainly wrong with a path is said before Ray starts.
-
-    Files that lie elsewhere are downloaded by this process, or, on a cluster, where the tasks run that read them.
-    """
-    items = list(options.sessions)
-    check_kinds(items)
-    if not options.address:
-        items = [place for item in items for place in _here(item, config.sessions.traces, say)]
-    if not options.sessions:
-        say(SIMULATED)
-        # before Ray starts, not beside it: it forks, and a fork while BLAS computes in a thread can hang both
-        items = simulated_sessions()
-    return items
-
-
-@contextlib.contextmanager
-def _held(folder: RunFolder) -> Iterator[RunFolder]:
-    """Hold the lock of a run folder."""
-    folder.lock()
-    try:
-        yield folder
-    finally:
-        folder.unlock()
-
-
-@contextlib.contextmanager
-def _new_folder(space: Space, options: Options) -> Iterator[RunFolder]:
-    """Make and hold a new run folder; a run that bad input ends before its first trial leaves none behind."""
-    folder = RunFolder.create(options.out, space.name)
-    with _held(folder):
-        try:
-            yield folder
-        except (UserError, KeyboardInterrupt):
-            folder.discard()
-            raise
 
 
 def _write_settings(folder: RunFolder, space: Space, config: Config, options: Options) -> None:
@@ -159,21 +106,45 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
         + config.to_yaml()
 
 
+def _rehearse(plan: Plan, data: recordings.Prepared, cluster: connection.Cluster, say: Callable[[str], None]) -> None:
+    """Measure what the search would cost, say it, and end."""
+    trials = plan.config.search.trials
+    cluster.grow(1)
+    cluster.hand_over(data.refs)
+    _probe(plan, cluster, trials, say)
+    say(room.sentence(plan, ".", cluster.slots.count, trials))
+
+
+def _probe(plan: Plan, cluster: connection.Cluster, trials: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Step the corners of the space in the first slot, say what follows, and return it."""
+    from raycal.search.probe import estimate
+
+    search = plan.config.search
+    trainings = (search.confirm_top + 1) * search.confirm_seeds if search.confirm_top else 0
+    known = estimate(plan, cluster, trials, trainings)
+    for line in lines.measured(known, plan.config.training.epochs):
+        say(line)
+    return dataclasses.asdict(known)
+
+
 def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, cluster: connection.Cluster,
             options: Options, mirror: Callable[..., Any], say: Callable[[str], None],
-            again: Callable[[], recordings.Prepared]) -> dict[str, Any]:
-    """Spend the cluster's time: hand over the data, let trials run, keep what they leave."""
+            mend: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Spend the cluster's time: hand over the data, let trials run, keep what they leave, confirm the best."""
     import ray
 
     from raycal.metrics.baselines import ridge_on_traces
-    from raycal.search.study import Record
+    from raycal.search.study import Record, plain
 
-    cluster.grow(cluster.slots.count)
-    cluster.hand_over(data.refs)
     wanted = _wanted(study, plan.config, options)
-    _note_slots(study, cluster.slots.count)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
+    cluster.grow(min(2, cluster.slots.count))  # the second starts while the first one probes
+    cluster.hand_over(data.refs)
+    if (left := wanted - len(record.trained())) > 0:
+        study.set_user_attr("plan", plain(_probe(plan, cluster, left, say)))
+    cluster.grow(cluster.slots.count)
+    provenance.note(study, cluster.slots)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
     progress = _progress(plan, record, wanted, options, deadline)
     keeper = Keeper(folder, study, _facts(plan, study), plan.config.search.keep, after=mirror, say=progress.say)
@@ -184,14 +155,17 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
         ridge = recordings.beside(ridge_on_traces, data)
         say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)],
-                          _mender(cluster, data, again, progress.say))
+                          mend)
         try:
             with progress:
-                _tune(referee, cluster, over, progress.say)
+                let_run(referee, cluster, over, progress.say)
         finally:
             record.abandon()
         if referee.error:
             raise referee.error
+        unfinished = len(record.trained()) < wanted
+        if not unfinished:
+            _confirm(plan, study, folder, cluster, say, over, mend)
         if not interrupted():
             keeper.add({"ridge": ray.get(ridge)})
     measured = None if interrupted() else ending.measure(plan, data, study, folder, say)
@@ -202,8 +176,20 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     study.set_user_attr("seconds", summary["seconds"])
     page.at_end(folder.path, say)
     mirror(force=True)
-    return {**summary, "folder": str(folder.path), "interrupted": len(record.trained()) < wanted,
-            "stopped_by": interrupted()}
+    return {**summary, "folder": str(folder.path), "interrupted": unfinished, "stopped_by": interrupted()}
+
+
+def _confirm(plan: Plan, study, folder: RunFolder, cluster: connection.Cluster, say: Callable[[str], None],
+             over: Callable[[], bool], mend: Callable[[dict[str, Any]], None]) -> None:
+    """Train the best and the default again on fresh seeds, where that is wanted and there is a best."""
+    from raycal.search.confirm import confirm
+    from raycal.search.study import best_trial
+
+    search = plan.config.search
+    if search.confirm_top and best_trial(study):
+        if not confirm(study, folder, cluster, plan.objectives[0], search.confirm_top, search.confirm_seeds, say, over,
+                       mend):
+            say(f"not confirmed to the end; raycal confirm {folder.path} goes on")
 
 
 def _mender(cluster: connection.Cluster, data: recordings.Prepared, again: Callable[[], recordings.Prepared],
@@ -271,40 +257,3 @@ def _wanted(study, config: Config, options: Options) -> int:
     wanted = int(study.user_attrs.get("wanted", config.search.trials)) + options.more
     study.set_user_attr("wanted", wanted)
     return wanted
-
-
-def _note_slots(study, count: int) -> None:
-    """Record how many slots every start of the run had: with several, TPE proposes by the order results came in."""
-    study.set_user_attr("slots", [*study.user_attrs.get("slots", []), count])
-
-
-def _mirror(folder: RunFolder, options: Options, say: Callable[[str], None]) -> Callable[..., Any]:
-    if not options.storage:
-        return lambda force=False: None
-    from raycal.search.storage import Mirror
-
-    return Mirror(folder.path, options.storage, say).upload
-
-
-def _tune(referee: Referee, cluster: connection.Cluster, over: Callable[[], bool], say: Callable[[str], None]) -> None:
-    """Let Ray Tune move trials through the slots until the referee has none to start."""
-    from ray import tune
-
-    from raycal.search.trainable import BorrowedSlot
-
-    def wind_up() -> None:
-        say("stopping: running epochs are finished and saved (ctrl-C once more stops at once)")
-        cluster.pool.wind_up.remote()
-
-    # no CPU: a thousandth on a node would keep a slot from its last one. The head node is also the one that stays.
-    trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool),
-                                    {"node:__internal_head__": 0.001})
-    tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,
-                                    max_concurrent_trials=cluster.slots.count, reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, verbose=0,
-                                  stop=Halter(referee, over, wind_up),
-                                  failure_config=tune.FailureConfig(max_failures=2),
-                                  checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
-    ).fit()

@@ -1,4 +1,4 @@
-"""Tune's searcher and scheduler: adapters that pass words between Tune and the referee, and know nothing."""
+"""Tune's searcher and scheduler, adapters that pass words between Tune and the referee, and the run of Tune itself."""
 from __future__ import annotations
 
 import collections
@@ -196,3 +196,21 @@ class Halter(_Unsaved, tune.Stopper):
             self._referee.record.closed = True  # running trials will wait for a resume, not be told as stopped
             self._wind_up()
         return self._referee.error is not None
+
+
+def let_run(referee: Referee, cluster: Any, over: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Let Ray Tune move trials through the slots of a cluster until the referee has none to start."""
+    from raycal.search.trainable import BorrowedSlot
+
+    # no CPU: a thousandth on a node would keep a slot from its last one. The head node is also the one that stays.
+    trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool),
+                                    {"node:__internal_head__": 0.001})
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,
+                                    max_concurrent_trials=cluster.slots.count, reuse_actors=True),
+        run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, verbose=0,
+                                  stop=Halter(referee, over, lambda: cluster.wind_up(say)),
+                                  failure_config=tune.FailureConfig(max_failures=2),
+                                  checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
+    ).fit()

@@ -47,7 +47,7 @@ class Space:
     def default(self) -> dict[str, Any]:
         """Return the parameters of trial 0: what the base settings hold for every suggested name."""
         probe = _Default(self.base)
-        self._try(probe)
+        self.tried(probe)
         return probe.params
 
     def place(self, config: Config) -> tuple[dict[str, Any], dict[str, Any], Config]:
@@ -61,7 +61,7 @@ class Space:
     def draw(self, rng) -> tuple[dict[str, Any], Config]:
         """Return one random configuration and its parameters; rng is a numpy Generator."""
         probe = _Random(rng)
-        return probe.params, self._try(probe)
+        return probe.params, self.tried(probe)
 
     def check(self, rng) -> None:
         """Refuse a space some of whose proposals cannot be trained: an unknown setting, a range beyond its bounds."""
@@ -79,11 +79,11 @@ class Space:
         for _ in range(draws):
             probe = _Random(rng)
             with contextlib.suppress(UserError):
-                self._try(probe)
+                self.tried(probe)
             found |= set(probe.params)
         return found
 
-    def _try(self, probe: _Probe) -> Config:
+    def tried(self, probe: Probe) -> Config:
         """Propose for a probe; whatever else the function does than return a Config becomes a UserError."""
         try:
             config = self.propose(probe)
@@ -101,7 +101,7 @@ class Space:
         found: dict[str, optuna.distributions.BaseDistribution] = {}
         for _ in range(draws):
             probe = _Random(rng)
-            self._try(probe)
+            self.tried(probe)
             found.update(probe.distributions)
         return found
 
@@ -114,7 +114,7 @@ class Space:
         found = []
         for _ in range(draws):
             with contextlib.suppress(UserError):  # the highest of all may not go together
-                found.append(self._try(_Highest(rng)))
+                found.append(self.tried(_Highest(rng)))
         return found
 
     def windows(self, rng, draws: int = 200) -> tuple[int, int]:
@@ -122,7 +122,7 @@ class Space:
         lengths = []
         for _ in range(draws):
             probe = _Random(rng)
-            lengths.append(self._try(probe).windows.length)
+            lengths.append(self.tried(probe).windows.length)
             suggested = probe.distributions.get(LENGTH)
             if suggested is not None:  # draws from a range rarely touch its ends
                 lengths += getattr(suggested, "choices", None) or (suggested.low, suggested.high)
@@ -227,7 +227,7 @@ class _Narrowed:
         return self._fixed[name]
 
 
-class _Probe:
+class Probe:
     """What a proposing function sees of a trial, answered by `_pick` and remembered."""
 
     def __init__(self) -> None:
@@ -250,7 +250,7 @@ class _Probe:
         return self.params[name]
 
 
-class _Default(_Probe):
+class _Default(Probe):
     def __init__(self, base: Config):
         super().__init__()
         self._base = base
@@ -263,7 +263,7 @@ class _Default(_Probe):
         return value
 
 
-class _Random(_Probe):
+class _Random(Probe):
     def __init__(self, rng):
         super().__init__()
         self._rng = rng

@@ -223,16 +223,19 @@ class Record:
         self._running.clear()
 
 
-def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    """Return the complete trial with the best (first) objective; on a Pareto study, of the front."""
+def ordered(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the complete trials, the best (first) objective first; of a Pareto study, those of the front."""
     if len(study.directions) > 1:
         complete = study.best_trials
     else:
         complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    if not complete:
-        return None
     sign = 1.0 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1.0
-    return min(complete, key=lambda t: (sign * t.values[0], t.number))
+    return sorted(complete, key=lambda t: (sign * t.values[0], t.number))
+
+
+def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
+    """Return the complete trial with the best (first) objective; on a Pareto study, of the front."""
+    return next(iter(ordered(study)), None)
 
 
 def plain(value: Any) -> Any:

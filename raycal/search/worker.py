@@ -292,11 +292,8 @@ def _forget_peak_memory() -> None:
 
 
 def _peak_memory() -> int:
-    """Return the peak bytes of this process during the job, or of its GPU where it has one."""
-    import resource
+    """Return the peak bytes of the job on its GPU, or of this process where it has none."""
+    from raycal.training.probe import peak_memory
 
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_memory()
+    return peak["gpu"] or peak["host"]

@@ -4,6 +4,7 @@ A Sketch is all that this takes, and is light: whoever decides need not hold the
 """
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,14 @@ def agree(sketches: Sequence[Sketch], settings: config.Sessions, window: int, co
             _check_features(one, cut, settings)
     shortest = min(b - a for cut in splits for runs in cut.pieces.values() for a, b in runs)
     return Agreement(names, columns, units, splits, settings.mode, shortest, _fingerprint(sketches, settings, splits))
+
+
+def with_validation(agreement: Agreement) -> Agreement:
+    """Return the agreement of a last training: validation frames are train frames, so that all is fitted on both."""
+    splits = tuple(dataclasses.replace(cut, pieces={
+        "train": tuple(sorted((*cut.pieces["train"], *cut.pieces["validation"]))), "validation": (),
+        "test": cut.pieces["test"]}) for cut in agreement.splits)
+    return dataclasses.replace(agreement, splits=splits)
 
 
 def _split(sketch: Sketch, settings, window, context, log) -> Split:

@@ -129,7 +129,8 @@ def _rows(cut: Split, parts) -> tuple[np.ndarray, dict[str, tuple[Run, ...]]]:
     for a, b, part in runs:
         pieces[part].append((row, row + b - a))
         row += b - a
-    return np.concatenate([np.arange(a, b) for a, b, _ in runs]), {p: tuple(r) for p, r in pieces.items()}
+    rows = np.concatenate([np.arange(0), *(np.arange(a, b) for a, b, _ in runs)])
+    return rows, {p: tuple(r) for p, r in pieces.items()}
 
 
 def _missing(session) -> np.ndarray | None:

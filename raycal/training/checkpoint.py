@@ -6,6 +6,7 @@ The state of a training (what `loop.train` hands to `save`, and takes back as `r
     best                            {"epoch", "value", "model", "arrays"}: weights as they were judged, and what
                                     evaluate.measure left to draw of them
     done, ended_by                  whether training is over, and why
+    until                           the epoch it ends after whatever comes, 0 where it is judged
     config, data, fingerprint, versions, objective, format
 `export` leaves what a delivered model needs: the best weights, their metrics and arrays, and the last line.
 """

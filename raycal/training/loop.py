@@ -43,7 +43,7 @@ class Epoch(NamedTuple):
 
 def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank: int = 0, world: int = 1,
           save: Callable[[dict[str, Any]], None] | None = None,
-          held: dict[str, torch.Tensor] | None = None) -> Iterator[Epoch]:
+          held: dict[str, torch.Tensor] | None = None, until: int = 0) -> Iterator[Epoch]:
     """Train a model and yield its epochs; a loss that is not finite ends it with ended_by "diverged".
 
     resume: a state that save() was given; an ended one yields its last epoch again.
@@ -51,8 +51,10 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
     save: called on rank 0 before each yield with a state that later epochs do not change.
     held: weights of another training, by name, that stay as they are; the rest is trained with the model in eval
     mode, where codebooks follow nothing and nothing is dropped out.
+    until: end after this epoch with its weights, unmeasured: for a training whose length is known, on a dataset without
+    a validation part. The learning rate keeps the course of config.training.epochs.
     """
-    run = _Run(config, dataset, resume, rank, world, held or {})
+    run = Run(config, dataset, resume, rank, world, held or {}, until)
     model, ema, update, record = run.model, run.ema, run.update, run.record
     loss = distributed.parallel(model, world, len(dataset.n_neurons))
     if record.ended_by:
@@ -70,7 +72,7 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
 
         metrics, arrays = {**means.over(world), "lr": lr}, {}
         with ema.swapped():
-            if math.isfinite(metrics["train/loss"]):
+            if math.isfinite(metrics["train/loss"]) and not until:
                 measured, arrays = distributed.from_first(run.measure, rank, world)
                 metrics.update(measured)
             record.add({**metrics, "seconds": time.perf_counter() - started}, model, arrays)
@@ -82,17 +84,18 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
 
 def replay(config: Config, state: dict[str, Any]) -> Iterator[Epoch]:
     """Yield the epochs that a saved state has behind it, as train() yielded them, but for their extras."""
-    record = _Record(config)
+    record = _Record(config, state.get("until", 0))
     for metrics in state["history"]:
         record.add(metrics)
         yield record.latest()
 
 
-class _Run:
+class Run:
     """The parts of one training, built from the configuration and set to where a saved state stood."""
 
     def __init__(self, config: Config, dataset, resume: dict[str, Any] | None, rank: int, world: int,
-                 held: dict[str, torch.Tensor]):
+                 held: dict[str, torch.Tensor], until: int = 0, begun: bool = True):
+        """begun: start from the classical code, where model.linear asks for it; a probe of many goes without."""
         self._config, self._dataset, self._rank = config, dataset, rank
         device = device_of(config)
         torch.manual_seed(config.training.seed)
@@ -100,8 +103,8 @@ class _Run:
         self.sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, device, rank, world)
         self.update = Updater(self.model, config, device)
         self.ema = WeightEMA(self.model, config.optimizer.ema)
-        self.record = _Record(config)
-        if config.model.linear and not resume:
+        self.record = _Record(config, until)
+        if config.model.linear and begun and not resume:
             start(self.model, dataset, config)
         _hold(self.model, held)
         self._steps_per_epoch = math.ceil(self.sampler.steps_per_epoch / config.optimizer.accumulate)
@@ -153,9 +156,11 @@ def _hold(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
 class _Record:
     """The metrics of every epoch, the best weights among them, and the verdict on going on."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, until: int = 0):
         self._metric, direction = models.objectives(config)[0]  # of several, the first chooses the epoch
-        self._sign = 1.0 if direction == "minimize" else -1.0
+        if until:
+            self._metric, direction = "train/loss", "minimize"
+        self._until, self._sign = until, 1.0 if direction == "minimize" else -1.0
         self._training = config.training
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"epoch": 0, "value": math.nan, "model": {}, "arrays": {}}
@@ -181,11 +186,11 @@ class _Record:
         if not math.isfinite(value):
             self.ended_by = "diverged"
             return
-        if self.best["epoch"] == 0 or value < self._sign * self.best["value"]:
+        if self._until or self.best["epoch"] == 0 or value < self._sign * self.best["value"]:
             self.best = {"epoch": self.epoch, "value": self._sign * value,
                          "model": {} if model is None else checkpoint.copied(model.state_dict()),
                          "arrays": checkpoint.copied(arrays or {})}
-        if self.epoch >= self._training.epochs:
+        if self.epoch >= (self._until or self._training.epochs):
             self.ended_by = "epochs"
         elif 0 < self._training.patience <= self.epoch - self.best["epoch"]:
             self.ended_by = "patience"
@@ -197,7 +202,8 @@ class _Record:
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "history": [dict(m) for m in self.history], "best": dict(self.best),
-                "done": bool(self.ended_by), "ended_by": self.ended_by, "objective": self._metric}
+                "done": bool(self.ended_by), "ended_by": self.ended_by, "objective": self._metric,
+                "until": self._until}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.history = [dict(m) for m in state["history"]]

@@ -91,8 +91,33 @@ def test_the_closing_block_sets_the_winner_beside_the_default_and_ends_with_what
     assert any(x.split() == ["NMSE", "0.3000", "0.5000"] for x in lines)
     assert any(x.split() == ["correlation", "0.8000", "-"] for x in lines)
     assert "ridge on raw traces 0.2500, shifted (null) -0.0100" in text
-    assert "tensorboard --logdir runs/vq-1" in text and "--resume runs/vq-1 --more 20" in text
+    assert "tensorboard --logdir runs/vq-1" in text and "next         raycal confirm runs/vq-1" in text
     assert "raycal.load" in text and "one seed each" in lines[-1]
+
+
+CONFIRMED = {"metric": "val/nmse", "direction": "minimize", "seeds": [1, 2, 3], "default": "0", "winner": "1",
+             "searched": 2, "winners_curse": -0.02, "difference": {"mean": -0.1, "low": -0.15, "high": -0.05},
+             "trials": {n: {"mean": m, "low": m - 0.01, "high": m + 0.01, "search_value": s, "failed": []}
+                        for n, m, s in (("0", 0.42, 0.5), ("1", 0.32, 0.3))}, "verdict": "trial 1 beats the default"}
+
+
+def test_what_is_confirmed_stands_in_the_block_and_the_test_comes_next(study):
+    study.set_user_attr("confirm", CONFIRMED)
+    text = closing(summary(study, facts()))
+    assert "default      0.4200 [0.4100, 0.4300]   the search said 0.5000\n" in text
+    assert "trial 1      0.3200 [0.3100, 0.3300]   the search said 0.3000   winner, its curse -0.0200" in text
+    assert "difference   -0.1000 [-0.1500, -0.0500]" in text and "trial 1 beats the default" in text
+    assert text.splitlines()[-1] == "next         raycal test runs/vq-1" and "one seed each" not in text
+
+
+def test_blocks_that_were_opened_twice_are_no_test_any_more_and_the_search_goes_on(study):
+    study.set_user_attr("confirm", CONFIRMED)
+    study.set_user_attr("test", [{"when": "monday"}])
+    once = closing(summary(study, facts()))
+    assert "the sealed blocks were opened monday" in once and "only the first" not in once
+    assert once.splitlines()[-1] == "next         python run_search.py --resume runs/vq-1 --more 20"
+    study.set_user_attr("test", [{"when": "monday"}, {"when": "tuesday"}])
+    assert "opened 2 times (first monday): only the first opening was a test" in closing(summary(study, facts()))
 
 
 def test_classical_codes_at_the_winners_rate_stand_below_it_and_who_wins_is_said(study):

@@ -167,6 +167,6 @@ def test_failing_trials_are_recorded_with_their_traceback_and_others_go_on(ray_s
 @pytest.mark.slow
 def test_six_worms_are_searched_together(ray_session, data_dir, tmp_path):
     summary = raycal.search("grvq", [str(data_dir / "worms" / "*.h5")], trials=3, epochs=9, out=str(tmp_path / "run"),
-                            quiet=True)
+                            confirm_top=0, quiet=True)
     assert len(summary["sessions"]) == 6 and summary["best"]["value"] < 0.95
     assert {"velocity", "head_angle"} <= set(summary["ridge"]) and "pumping" not in summary["ridge"]

@@ -1,0 +1,86 @@
+"""What a confirmation and a test say, in lines for a terminal: pure functions of their records."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SHOWN = {"nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2", "bits_per_second": "bits/s, measured"}
+
+
+def confirmation(record: Mapping[str, Any], searched: int | None = None) -> list[str]:
+    """Return the record of a confirmation; searched: complete trials of the run now, to say what it does not know."""
+    name = record["metric"].removeprefix("val/")
+    lines = [f"confirmed    {name} over {len(record['seeds'])} fresh seeds, mean [95 % interval]"]
+    for number, entry in record["trials"].items():
+        label = "default" if number == record["default"] else f"trial {number}"
+        if entry["failed"]:
+            lines.append(f"  {label:<12} not confirmed: {', '.join(entry['failed'])} on {len(entry['failed'])} seeds")
+            continue
+        mark = f"   winner, {_curse(record)}" if number == record["winner"] else ""
+        lines.append(f"  {label:<12} {interval(entry)}   the search said {number_of(entry['search_value'])}{mark}")
+    if record["winner"] not in (None, record["default"]):
+        lines.append(f"  {'difference':<12} {interval(record['difference'])}   winner minus default, paired over seeds")
+    lines.append(f"  {record['verdict']}")
+    if searched is not None and searched != record["searched"]:
+        lines.append(f"  {searched - record['searched']} complete trials came after it and are not confirmed")
+    return lines
+
+
+def _curse(record: Mapping[str, Any]) -> str:
+    """Say what the search value of the winner, less its mean here, owes to being the best of many on one seed."""
+    curse = float(record["winners_curse"])
+    flattered = curse < 0 if record["direction"] == "minimize" else curse > 0
+    return f"its curse {curse:+.4f}: the search {'flattered' if flattered else 'did not flatter'} it"
+
+
+def openings(receipt: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the last opening of the sealed blocks, and whether there were earlier ones."""
+    last = receipt[-1]
+    head = f"test         sealed blocks opened {last['when']}, mean [95 % interval] over {len(last['seeds'])} seeds"
+    lines = [head, *marks(receipt), f"{'':<18} {_who(last, 'winner'):<28} {_who(last, 'default')}"]
+    for key, label in SHOWN.items():
+        if f"test/{key}" in last["winner"]["metrics"]:
+            lines.append(f"  {label:<16} {interval(last['winner']['metrics'][f'test/{key}']):<28} "
+                         f"{interval(last['default']['metrics'].get(f'test/{key}', {}))}")
+    lines += [f"  {line}" for line in (*_classical(last), last["verdict"])]
+    return lines
+
+
+def marks(receipt: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of sealed blocks that were opened more than once that they are no test any more."""
+    if len(receipt) < 2:
+        return []
+    return [f"             opened {len(receipt)} times (first {receipt[0]['when']}): only the first opening was a test"]
+
+
+def _who(opening: Mapping[str, Any], role: str) -> str:
+    return f"{role} (trial {opening[role]['number']}, {opening['epochs'][role]} epochs)"
+
+
+def _classical(opening: Mapping[str, Any]) -> list[str]:
+    """Return who wins against each classical code at the rate that the winner takes, and ridge on raw traces."""
+    metrics, lines = opening["winner"]["metrics"], []
+    taken = metrics["test/bits_per_second"]["mean"] if "test/bits_per_second" in metrics else None
+    for name, figures in opening["baselines"]["classical"].items():
+        if figures["asked"] == taken and name.startswith(("transform code", "residual k-means")):
+            ends = "beats" if metrics["test/nmse"]["mean"] < figures["nmse"] else "loses to"
+            lines.append(f"the winner {ends} the {name.split(' at ')[0]} at its {taken:.4g} bits/s: "
+                         f"NMSE {number_of(figures['nmse'])}")
+    for name, figures in list(opening["baselines"]["ridge"].items())[:4]:
+        mine = metrics.get(f"test/behavior_r2/{name}")
+        if mine:
+            lines.append(f"{name}: R2 {interval(mine)}, ridge on raw traces {number_of(figures['r2'])}")
+    return lines
+
+
+def interval(figures: Mapping[str, Any]) -> str:
+    """Return "mean [low, high]"."""
+    if not figures:
+        return "-"
+    return f"{number_of(figures['mean'])} [{number_of(figures['low'])}, {number_of(figures['high'])}]"
+
+
+def number_of(value: Any) -> str:
+    """Return a figure in four digits; one that is none, as the word that JSON holds for it."""
+    value = float(value)
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"

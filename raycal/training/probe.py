@@ -1,0 +1,67 @@
+"""A probe: one step of training at each of many configurations, to know what they cost and which cannot be trained."""
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from raycal.config import Config
+from raycal.training import distributed
+from raycal.training.loop import Epoch, Run
+
+
+def probe(config: Config, dataset, *, corners: Sequence[Mapping[str, Any]], resume=None, rank: int = 0, world: int = 1,
+          save=None) -> Iterator[Epoch]:
+    """A trainer as slots take it; its one epoch holds, as extras, "corners" (see `_stepped`) and "host" and "gpu": the
+    peak bytes of this process and of its GPU. The first corner alone starts as a training does, and is judged on the
+    validation part."""
+    found = []
+    for values in corners:
+        try:
+            found.append(_stepped(config.replace(values), dataset, rank, world, whole=not found))
+        except Exception as e:
+            if "CUDA error" in str(e):  # the context is broken: no later corner would work
+                raise
+            found.append({"error": f"{type(e).__name__}: {e}".splitlines()[0]})
+    yield Epoch(1, {}, math.nan, 0, math.nan, True, "epochs", {"corners": found, **peak_memory()})
+
+
+def _stepped(config: Config, dataset, rank: int, world: int, whole: bool) -> dict[str, float]:
+    """Return "step" and "judging" (s), and the "steps" of an epoch.
+
+    The first step, which starts codebooks, is not timed where an epoch has another.
+    """
+    run, seconds = Run(config, dataset, None, rank, world, {}, begun=whole), math.nan
+    loss = distributed.parallel(run.model, world, len(dataset.n_neurons))
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time  # others may keep the cores busy
+    run.seed(0)
+    run.model.train()
+    for _, batches in itertools.islice(run.steps(0), 2):
+        began = clock()
+        run.update(loss, batches, 0.0)
+        seconds = _since(began, clock)
+    began = clock()
+    if whole:
+        distributed.from_first(run.measure, rank, world)
+    return {"step": seconds, "steps": run.n_steps / config.training.epochs,
+            "judging": _since(began, clock) if whole else math.nan}
+
+
+def _since(began: float, clock) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - began
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most bytes that this process has taken so far, "host", and on its GPU, "gpu" (0 without one)."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    gpu = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
+    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "gpu": gpu}
