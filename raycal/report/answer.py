@@ -132,13 +132,8 @@ def next_step(run: Run) -> tuple[str, str] | None:
         return None
     if run.confirmed(run.winner):
         return "Not tested yet. The sealed blocks are opened once:", f"raycal test {run.path}"
-    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters; train it and the "
-            "default on the same sessions and fresh seeds:", fresh_seed(run))
-
-
-def fresh_seed(run: Run) -> str:
-    """Return the command that trains the winner on a seed that the search did not use."""
-    return f"raycal train --space {run.summary['space']} --config {run.path}/best/config.yaml --seed 1"
+    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters; train the best and the "
+            "default again on fresh seeds:", f"raycal confirm {run.path}")
 
 
 def _against_default(run: Run, found: Sequence[Row]) -> str:
@@ -232,7 +227,7 @@ def overtuning(run: Run) -> str:
     if run.winner is None:
         return "No trial ran to its end."
     if not run.confirm:
-        return f"Not confirmed yet, so nothing can be said: {fresh_seed(run)}"
+        return f"Not confirmed yet, so nothing can be said: raycal confirm {run.path}"
     table = {int(n): t for n, t in run.confirm["trials"].items() if not math.isnan(number(t["mean"]))}
     flattered = [run.sign * (number(t["mean"]) - number(t["search_value"])) for t in table.values()]
     flattered = [f for f in flattered if not math.isnan(f)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from raycal.errors import UserError
 from raycal.metrics.intervals import Interval, paired_difference
-from raycal.report.answer import RATE, fresh_seed, short, tested
+from raycal.report.answer import RATE, short, tested
 from raycal.report.record import Run, metric_of, number
 
 
@@ -111,7 +111,7 @@ def _unpaired(first: Run, second: Run) -> str:
     lacking = [run for run in (first, second) if not run.confirmed(run.winner)]
     if lacking:
         return ("one seed each says nothing of chance. Not confirmed yet: "
-                + "; ".join(map(fresh_seed, lacking)))
+                + "; ".join(f"raycal confirm {run.path}" for run in lacking))
     return ("fewer than two seeds are common to both confirmations, so they cannot be paired: confirm both with the "
             "same number of seeds")
 

@@ -30,7 +30,7 @@ def test_a_search_alone_claims_nothing_and_says_what_to_run(made):
     run = made().read()
     said = " ".join(answer.headline(run))
     assert "looks better than the default" in said and "beats the default" not in said and "one seed each" in said
-    assert answer.next_step(run)[1] == answer.fresh_seed(run)
+    assert answer.next_step(run)[1] == f"raycal confirm {run.path}"
 
 
 @pytest.mark.parametrize("winner, words", [((0.36, 0.37, 0.35), "beats the default"),
@@ -67,7 +67,7 @@ def test_a_second_opening_is_marked(made):
 def test_overtuning_is_told_from_the_confirmed_leaders(made):
     one = made()
     run = one.read()
-    assert answer.fresh_seed(run) in answer.overtuning(run)
+    assert f"raycal confirm {run.path}" in answer.overtuning(run)
     one.confirm((0.05, 0.05, 0.05))
     assert "0.0500 worse" in answer.overtuning(one.read())
     way = [t.number for t in one.read().incumbents() if str(t.number) in one.study.user_attrs["confirm"]["trials"]]

@@ -47,5 +47,5 @@ def test_what_is_not_confirmed_says_the_command(made, capsys):
     first, second = made("first").confirm(), made("second")
     assert main(["compare", str(first.path), str(second.path)]) == 0
     shown = capsys.readouterr().out
-    assert f"{second.path}/best/config.yaml --seed" in shown and f"{first.path}/best/config.yaml" not in shown
+    assert f"raycal confirm {second.path}" in shown and f"raycal confirm {first.path}" not in shown
     assert "NMSE, search" in shown

@@ -113,7 +113,7 @@ def test_text_of_the_data_is_text(made, tmp_path):
 def test_what_is_missing_is_said(made):
     one = made(trials=2)
     html = page.write([str(one.path)]).read_text()
-    assert f"{one.path}/best/config.yaml --seed 1" in html and "holds no examples" in html and "takes at least 5" in html
+    assert f"raycal confirm {one.path}" in html and "holds no examples" in html and "takes at least 5" in html
 
 
 def test_failures_stand_with_their_reason_and_last_lines(made):
