@@ -103,7 +103,8 @@ def growth(folder: pathlib.Path, trials: int, after: int = 100) -> dict[str, flo
     loop.train = empty  # the search sends its workers whatever stands here
     try:
         api.search("vq", [simulate(n_neurons=8, n_frames=3000).session], trials=trials, out=str(folder / "run"),
-                   sampler="random", pruner="none", max_concurrent=1, quiet=True, temp_dir=str(folder / "ray"))
+                   sampler="random", pruner="none", max_concurrent=1, confirm_top=0, quiet=True,
+                   temp_dir=str(folder / "ray"))
     finally:
         runs.Referee, loop.train = listening, train
     found = {}

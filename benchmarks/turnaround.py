@@ -122,8 +122,7 @@ def search(trials: int) -> list[float]:
     try:
         with common.scratch() as folder:
             api.search("vq", [simulate(n_neurons=8, n_frames=3000).session], trials=trials, out=str(folder / "run"),
-                       max_concurrent=1, confirm_top=0, quiet=True,
-                       temp_dir=str(folder / "ray"))
+                       max_concurrent=1, confirm_top=0, quiet=True, temp_dir=str(folder / "ray"))
             done = [t for t in read_study(str(folder / "run")).get_trials() if t.user_attrs.get("epochs")]
     finally:
         loop.train = train

@@ -1,11 +1,13 @@
 """The first lines of a search, and all that `raycal plan` prints: what will run, from what was read and measured."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MARKS = {"train": "\u2588", "validation": "\u2593", "test": "\u2591"}
 GAP = "\u00b7"  # a gap between parts, or frames that no window takes
+SPARE = 0.9  # of a GPU's memory; what is left is CUDA's own
 WIDTH, SESSIONS = 60, 6  # columns of a strip; sessions drawn
 
 
@@ -38,9 +40,27 @@ def measured(estimate: Any, epochs: int) -> list[str]:
               for name, error in estimate.broken]
     if estimate.trials:
         lines += [f"runs         {estimate.trials} trials of at most {epochs} epochs, {estimate.slots} at a time "
-                  f"(memory for {estimate.fitting})",
+                  f"(memory for {estimate.fitting})", *_sharing(estimate.peak, estimate.gpus),
                   f"takes        about {_range(estimate.search)}{_confirming(estimate)}"]
     return lines
+
+
+def _sharing(peak: Mapping[str, int], gpus: float) -> list[str]:
+    """Say how many workers a GPU has the memory for, where that is another number than share it."""
+    if not peak["gpu"] or not gpus:
+        return []
+    fitting, sharing = max(1, int(SPARE * peak["gpu_has"] // peak["gpu"])), int(1 / gpus)
+    if fitting < sharing:
+        return [f"             a GPU of {_bytes(peak['gpu_has'])} holds {fitting} such workers, but {sharing} share it: "
+                f"some trials will run out of memory; --gpus-per-trial {_share(fitting)}"]
+    if fitting > max(1, sharing):
+        return [f"             a GPU of {_bytes(peak['gpu_has'])} holds {fitting} such workers: --gpus-per-trial "
+                f"{_share(fitting)} lets them share it"]
+    return []
+
+
+def _share(n: int) -> str:
+    return f"{math.floor(100 / n) / 100:g}"
 
 
 def strip(pieces: Mapping[str, Sequence[tuple[int, int]]], n_frames: int, width: int = WIDTH) -> str:

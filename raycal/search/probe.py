@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.search import jobs
@@ -26,7 +28,9 @@ class Estimate:
     corners: int
     broken: tuple[tuple[str, str], ...]  # (corner, what happened): trials there will fail
     epoch: tuple[float, float, float]  # s of the default, of the fastest and of the slowest corner
-    peak: dict[str, int]  # bytes a worker takes at most: "host", "gpu"
+    peak: dict[str, int]  # bytes a worker takes at most: "host", "gpu", of the "gpu_has" of its GPU
+    disk: tuple[int, int]  # bytes of a running trial's checkpoint and of a finished model, at most
+    gpus: float  # of a worker
     slots: int  # trials at a time
     fitting: int  # trials that the memory would hold
     trials: int
@@ -42,19 +46,22 @@ def estimate(plan: Plan, cluster, trials: int, trainings: int) -> Estimate:
     from raycal.training.probe import probe
 
     found = corners(plan.space)
-    trainer = functools.partial(probe, corners=[_changed(plan.config, c.config) for c in found])
+    largest = plan.space.extremes(np.random.default_rng(0))
+    trainer = functools.partial(probe, corners=[_changed(plan.config, c.config) for c in found],
+                                largest=[_changed(plan.config, c) for c in largest])
     payload = {"config": plan.config.flat(), "folder": os.devnull, "trainer": trainer}
     (_, event), = jobs.complete(cluster, [("probe", payload)])
     if event["kind"] != "epoch":
         raise UserError(f"the probe ended ({event['kind']}), so no trial could be trained\n{event['message']}")
-    measured = event["extras"].pop("corners")
+    measured, disk = event["extras"].pop("corners"), event["extras"].pop("disk")
     if "error" in measured[0]:
         raise UserError(f"the default configuration of --space {plan.space.name} cannot be trained: "
                         f"{measured[0]['error']}")
     cluster.slots, fitting = cluster.slots.within(event["extras"]["host"], CONTROLLER)
     broken = tuple((c.name, m["error"]) for c, m in zip(found, measured) if "error" in m)
     seen = [m for c, m in zip(found, measured) if "error" not in m and _admitted(plan, c.config)]
-    return Estimate(corners=len(found), broken=broken, peak=event["extras"], fitting=fitting,
+    return Estimate(corners=len(found), broken=broken, peak=event["extras"], disk=tuple(disk), fitting=fitting,
+                    gpus=cluster.slots.resources.get("GPU", 0.0),
                     **derived(plan.config, seen, trials, trainings, cluster.slots.count))
 
 

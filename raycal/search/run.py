@@ -111,8 +111,8 @@ def _rehearse(plan: Plan, data: recordings.Prepared, cluster: connection.Cluster
     trials = plan.config.search.trials
     cluster.grow(1)
     cluster.hand_over(data.refs)
-    _probe(plan, cluster, trials, say)
-    say(room.sentence(plan, ".", cluster.slots.count, trials))
+    known = _probe(plan, cluster, trials, say)
+    say(room.sentence(plan, ".", known["disk"], cluster.slots.count, trials))
 
 
 def _probe(plan: Plan, cluster: connection.Cluster, trials: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -142,7 +142,9 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     cluster.grow(min(2, cluster.slots.count))  # the second starts while the first one probes
     cluster.hand_over(data.refs)
     if (left := wanted - len(record.trained())) > 0:
-        study.set_user_attr("plan", plain(_probe(plan, cluster, left, say)))
+        known = _probe(plan, cluster, left, say)
+        say(room.sentence(plan, folder.path, known["disk"], cluster.slots.count, wanted))
+        study.set_user_attr("plan", plain(known))
     cluster.grow(cluster.slots.count)
     provenance.note(study, cluster.slots)
     deadline = time.monotonic() + 60 * options.max_minutes if options.max_minutes else None
@@ -152,8 +154,6 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
         folder.patiently(keeper.tidy)
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
-        ridge = recordings.beside(ridge_on_traces, data)
-        say(room.sentence(plan, folder.path, cluster.slots.count, wanted))
         referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)],
                           mend)
         try:
@@ -163,6 +163,7 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
             record.abandon()
         if referee.error:
             raise referee.error
+        ridge = recordings.beside(ridge_on_traces, data)  # not earlier: it would take the first trial's time
         unfinished = len(record.trained()) < wanted
         if not unfinished:
             _confirm(plan, study, folder, cluster, say, over, mend)

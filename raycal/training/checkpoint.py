@@ -17,11 +17,14 @@ import os
 import pathlib
 import platform
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from raycal.errors import UserError
 
 FORMAT = 1
+SLACK = 2**16  # bytes of a file beside its weights: names, settings, metrics
+HISTORY = 2**11  # bytes that the metrics of an epoch take at most
 
 
 def save(target: str | os.PathLike | Any, state: dict[str, Any]) -> None:
@@ -43,6 +46,22 @@ def save(target: str | os.PathLike | Any, state: dict[str, Any]) -> None:
         if isinstance(e.__context__, OSError):  # torch says "unexpected pos" of a disk that is full
             raise e.__context__ from None
         raise
+
+
+def size(config: Any, n_neurons: Sequence[int], n_behaviors: int) -> tuple[int, int]:
+    """Return the bytes that the state of a training under this Config takes at most, and an export of it."""
+    import torch
+
+    from raycal import models
+
+    with torch.device("meta"):
+        model = models.build(config, n_neurons, n_behaviors)
+    weights = sum(t.nbytes for t in model.state_dict().values())
+    trained = sum(p.nbytes for p in model.parameters())
+    file = SLACK + 2**9 * len(model.state_dict()) + HISTORY * config.training.epochs
+    moments = {"sgd": 1}.get(config.optimizer.name, 2)  # of the optimizer, each as large as the weights
+    # of a running trial: the last weights, the best ones, the moments, the averaged weights
+    return 2 * weights + moments * trained + bool(config.optimizer.ema) * weights + 2 * file, weights + file
 
 
 def load(source: str | os.PathLike | Any, map_location: str = "cpu") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A probe: one step of training at each of many configurations, to know what they cost and which cannot be trained."""
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -10,15 +11,18 @@ from typing import Any
 import torch
 
 from raycal.config import Config
-from raycal.training import distributed
+from raycal.errors import UserError
+from raycal.training import checkpoint, distributed
 from raycal.training.loop import Epoch, Run
 
 
-def probe(config: Config, dataset, *, corners: Sequence[Mapping[str, Any]], resume=None, rank: int = 0, world: int = 1,
-          save=None) -> Iterator[Epoch]:
-    """A trainer as slots take it; its one epoch holds, as extras, "corners" (see `_stepped`) and "host" and "gpu": the
-    peak bytes of this process and of its GPU. The first corner alone starts as a training does, and is judged on the
-    validation part."""
+def probe(config: Config, dataset, *, corners: Sequence[Mapping[str, Any]], largest: Sequence[Mapping[str, Any]] = (),
+          resume=None, rank: int = 0, world: int = 1, save=None) -> Iterator[Epoch]:
+    """A trainer as slots take it; its one epoch holds, as extras, "corners" (see `_stepped`), "disk" and peak_memory().
+
+    The first corner alone starts as a training does, and is judged on the validation part. "disk" is what a checkpoint
+    and a finished model take at most, in bytes, among the corners and what is `largest`.
+    """
     found = []
     for values in corners:
         try:
@@ -27,7 +31,17 @@ def probe(config: Config, dataset, *, corners: Sequence[Mapping[str, Any]], resu
             if "CUDA error" in str(e):  # the context is broken: no later corner would work
                 raise
             found.append({"error": f"{type(e).__name__}: {e}".splitlines()[0]})
-    yield Epoch(1, {}, math.nan, 0, math.nan, True, "epochs", {"corners": found, **peak_memory()})
+    yield Epoch(1, {}, math.nan, 0, math.nan, True, "epochs", {"corners": found, "disk": _disk(config, [*corners, *largest], dataset),
+                                                            **peak_memory()})
+
+
+def _disk(config: Config, changes: Sequence[Mapping[str, Any]], dataset) -> tuple[int, int]:
+    sizes = [(0, 0)]
+    for values in changes:
+        with contextlib.suppress(UserError):  # said where it is stepped
+            sizes.append(checkpoint.size(config.replace(values), dataset.n_neurons, len(dataset.behavior_names)))
+    states, exports = zip(*sizes)
+    return max(states), max(exports)
 
 
 def _stepped(config: Config, dataset, rank: int, world: int, whole: bool) -> dict[str, float]:
@@ -58,10 +72,12 @@ def _since(began: float, clock) -> float:
 
 
 def peak_memory() -> dict[str, int]:
-    """Return the most bytes that this process has taken so far, "host", and on its GPU, "gpu" (0 without one)."""
+    """Return bytes: the most that this process has taken so far, "host", and on its GPU, "gpu", of "gpu_has"."""
     import resource
     import sys
 
     unit = 1 if sys.platform == "darwin" else 1024
-    gpu = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
-    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "gpu": gpu}
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "gpu": 0, "gpu_has": 0}
+    if torch.cuda.is_available():
+        peak |= {"gpu": torch.cuda.max_memory_reserved(), "gpu_has": torch.cuda.mem_get_info()[1]}
+    return peak

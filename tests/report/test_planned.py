@@ -31,7 +31,7 @@ def test_judge_rate_split_and_fingerprints_are_said():
 
 def estimate(**changes):
     return SimpleNamespace(**{
-        "corners": 7, "broken": (), "epoch": (0.5, 0.2, 3.0), "peak": {"host": 500 * 2**20, "gpu": 0}, "slots": 2,
+        "corners": 7, "broken": (), "epoch": (0.5, 0.2, 3.0), "peak": {"host": 500 * 2**20, "gpu": 0, "gpu_has": 0}, "gpus": 0.0, "slots": 2,
         "fitting": 9, "trials": 20, "search": (80.0, 30.0, 600.0), "confirm": (9, 50.0), **changes})
 
 
@@ -40,8 +40,18 @@ def test_what_was_measured_is_said_with_its_range():
     for said in ("7 corners", "0.5 s an epoch by default, 0.2 to 3 at the corners", "500 MiB", "20 trials of at most 27",
                  "2 at a time (memory for 9)", "80 s (30 s to 10 min", "50 s for 9 trainings"):
         assert said in text, said
-    assert "GPU" not in text and "2 GiB of its GPU" in "\n".join(
-        measured(estimate(peak={"host": 1, "gpu": 2 * 2**30}), 27))
+    assert "GPU" not in text and "2 GiB of its GPU" in on_gpu(1.0)
+
+
+def on_gpu(share):
+    """What is said of workers that take 2 GiB of a GPU of 16 GiB, which `share` of it belongs to."""
+    return "\n".join(measured(estimate(gpus=share, peak={"host": 1, "gpu": 2 * 2**30, "gpu_has": 2**34}), 27))
+
+
+def test_a_gpu_that_would_hold_more_or_fewer_workers_is_said():
+    assert "holds 7 such workers: --gpus-per-trial 0.14 lets them share it" in on_gpu(1.0)
+    assert "such workers" not in on_gpu(1 / 7)
+    assert "holds 7 such workers, but 10 share it: some trials will run out of memory; --gpus-per-trial 0.14" in on_gpu(0.1)
 
 
 def test_a_corner_that_cannot_be_trained_is_named():

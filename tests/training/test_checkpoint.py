@@ -104,3 +104,17 @@ def test_copies_are_real():
         weights.fill_(5.0)
     assert copy["a"][0].tolist() == copy["a"][1][0].tolist() == [1.0] * 3
     assert not copy["a"][0].requires_grad and copy["b"] == "text"
+
+
+@pytest.mark.parametrize("change", [{}, {"optimizer.name": "sgd"}, {"optimizer.ema": 0.9, "model.width": 64},
+                                    {"quantizer.codebook_size": 4096}])
+def test_size_is_what_a_training_takes_at_most_and_not_far_above(small, dataset, tmp_path, change):
+    config, files = small.replace({"training.epochs": 2, **change}), {}
+    for _ in train(config, dataset, save=files.update):
+        pass
+    checkpoint.save(tmp_path / "state", files)
+    checkpoint.save(tmp_path / "export", checkpoint.export(files))
+    bounds = checkpoint.size(config, dataset.n_neurons, len(dataset.behavior_names))
+    for name, bound in zip(("state", "export"), bounds):
+        taken = (tmp_path / name).stat().st_size
+        assert taken <= bound <= 2 * taken + 2 * checkpoint.SLACK
