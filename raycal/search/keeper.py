@@ -27,6 +27,8 @@ class Keeper:
                  after: Callable[[], None] = lambda: None, say: Callable[[str], None] = print):
         self._folder, self._study, self._keep, self._after = folder, study, keep, after
         self._say, self._pauses = say, Counter()
+        self._clean: set[int] = set()  # finished trials whose state is gone
+        self._dropped: set[int] = set()  # those whose weights are gone too
         self._facts = dict(study.user_attrs.get(FACTS, {}))
         if facts != self._facts:
             self.add(facts)
@@ -109,14 +111,19 @@ class Keeper:
             self._folder.replace_folder(self._folder.trial(best.number), "best")
 
     def _discard(self) -> None:
-        """Drop the weights of finished trials that are neither among the best nor the default nor on the front."""
+        """Drop the states of finished trials, and the weights of those that are neither among the best nor the default
+        nor on the front."""
         kept = {0, *(t.number for t in self._worthy())}
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.state.is_finished():
+            if trial.state.is_finished() and trial.number not in self._dropped:
                 folder = self._folder.trial(trial.number)
-                (folder / "checkpoint.pt").unlink(missing_ok=True)
+                if trial.number not in self._clean:
+                    for state in [folder / "checkpoint.pt", *folder.glob(".*.pt.*")]:  # a killed worker wrote the latter
+                        state.unlink(missing_ok=True)
+                    self._clean.add(trial.number)
                 if trial.number not in kept:
                     (folder / "model.pt").unlink(missing_ok=True)
+                    self._dropped.add(trial.number)
 
     def _worthy(self) -> list[optuna.trial.FrozenTrial]:
         best = ordered(self._study)

@@ -51,12 +51,12 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any] | None
         found, plan = planned(space, config, given, options, say)
         data = prepared(plan, found, began, say)
         del found  # the whole recordings leave the store, what was prepared stays
+        study = _open(plan, folder, say, options.allow_space_change) if folder else None
         for line in lines.settled(plan):
             say(line)
         if folder is None:
             return _rehearse(plan, data, cluster, say)
         mirror = mirror_of(folder, options, say)
-        study = _open(plan, folder, say, options.allow_space_change)
         folder.patiently(lambda: _write_settings(folder, space, plan.config, options))
         mend = _mender(cluster, data, lambda: read_again(plan, given, options), say)
         with _resumable(folder):
