@@ -160,10 +160,11 @@ def refused(program, capsys):
 
 
 @pytest.fixture
-def accepted(program, tmp_path):
+def accepted(program, tmp_path, capsys):
     """Run the command line on good input: it gets as far as its slots."""
     def call(argv):
         with pytest.raises(Reached):
             cli.main([*argv, *([] if "--resume" in argv else ["--out", str(tmp_path / "accepted")])])
+        capsys.readouterr()
 
     return call
