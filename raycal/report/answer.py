@@ -132,8 +132,8 @@ def next_step(run: Run) -> tuple[str, str] | None:
         return None
     if run.confirmed(run.winner):
         return "Not tested yet. The sealed blocks are opened once:", f"raycal test {run.path}"
-    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters; train the best and the "
-            "default again on fresh seeds:", f"raycal confirm {run.path}")
+    return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters; train the best and "
+            "the default again on fresh seeds:", f"raycal confirm {run.path}")
 
 
 def _against_default(run: Run, found: Sequence[Row]) -> str:

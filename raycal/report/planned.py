@@ -50,17 +50,11 @@ def _sharing(peak: Mapping[str, int], gpus: float) -> list[str]:
     if not peak["gpu"] or not gpus:
         return []
     fitting, sharing = max(1, int(SPARE * peak["gpu_has"] // peak["gpu"])), int(1 / gpus)
+    holds = f"             a GPU of {_bytes(peak['gpu_has'])} holds {fitting} such workers"
+    flag = f"--gpus-per-trial {math.floor(100 / fitting) / 100:g}"
     if fitting < sharing:
-        return [f"             a GPU of {_bytes(peak['gpu_has'])} holds {fitting} such workers, but {sharing} share it: "
-                f"some trials will run out of memory; --gpus-per-trial {_share(fitting)}"]
-    if fitting > max(1, sharing):
-        return [f"             a GPU of {_bytes(peak['gpu_has'])} holds {fitting} such workers: --gpus-per-trial "
-                f"{_share(fitting)} lets them share it"]
-    return []
-
-
-def _share(n: int) -> str:
-    return f"{math.floor(100 / n) / 100:g}"
+        return [f"{holds}, but {sharing} share it: some trials will run out of memory; {flag}"]
+    return [f"{holds}: {flag} lets them share it"] if fitting > max(1, sharing) else []
 
 
 def strip(pieces: Mapping[str, Sequence[tuple[int, int]]], n_frames: int, width: int = WIDTH) -> str:

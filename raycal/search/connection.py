@@ -78,7 +78,8 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
     # "local": a Ray that somebody else started on this machine stays theirs. A slot may have more workers than there
     # are cores (num_cpus is logical); the pool itself takes none.
     with interruption.around_ray():
-        started = ray.init("local", num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir, **quiet)
+        started = ray.init("local", num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir,
+                           **quiet)
     leftovers.mark(started.address_info["session_dir"])
     return True
 

@@ -118,7 +118,8 @@ class Keeper:
             if trial.state.is_finished() and trial.number not in self._dropped:
                 folder = self._folder.trial(trial.number)
                 if trial.number not in self._clean:
-                    for state in [folder / "checkpoint.pt", *folder.glob(".*.pt.*")]:  # a killed worker wrote the latter
+                    # a worker that was killed leaves the latter half-written
+                    for state in [folder / "checkpoint.pt", *folder.glob(".*.pt.*")]:
                         state.unlink(missing_ok=True)
                     self._clean.add(trial.number)
                 if trial.number not in kept:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycal.config import Config
-from raycal.errors import UserError
 from raycal.report import page
 from raycal.report.console import counter
 from raycal.search import connection, recordings

@@ -1,4 +1,4 @@
-"""A search from its settings to its summary: prepare, probe, fill the slots, let Tune run, keep the best, confirm it."""
+"""A search from its settings to its summary: prepare, probe, fill the slots, let Tune run, keep and confirm the best."""
 from __future__ import annotations
 
 import contextlib

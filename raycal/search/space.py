@@ -55,7 +55,7 @@ class Space:
         space makes of them; raise UserError when it lies outside.
         """
         probe = _Default(config)
-        proposed = self._try(probe)
+        proposed = self.tried(probe)
         return probe.params, probe.distributions, proposed
 
     def draw(self, rng) -> tuple[dict[str, Any], Config]:

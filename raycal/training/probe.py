@@ -31,8 +31,8 @@ def probe(config: Config, dataset, *, corners: Sequence[Mapping[str, Any]], larg
             if "CUDA error" in str(e):  # the context is broken: no later corner would work
                 raise
             found.append({"error": f"{type(e).__name__}: {e}".splitlines()[0]})
-    yield Epoch(1, {}, math.nan, 0, math.nan, True, "epochs", {"corners": found, "disk": _disk(config, [*corners, *largest], dataset),
-                                                            **peak_memory()})
+    extras = {"corners": found, "disk": _disk(config, [*corners, *largest], dataset), **peak_memory()}
+    yield Epoch(1, {}, math.nan, 0, math.nan, True, "epochs", extras)
 
 
 def _disk(config: Config, changes: Sequence[Mapping[str, Any]], dataset) -> tuple[int, int]:

@@ -39,8 +39,8 @@ def search(ray_session, tmp_path):
 
     def call(settings, out=None, **options):
         folder = {"out": str(out)} if out else {}
-        return raycal.search(str(tmp_path / "tiny.py"), [session], settings=settings, max_concurrent=1, **folder,
-                             **options)
+        return raycal.search(str(tmp_path / "tiny.py"), [session], settings={"search.confirm_top": 0, **settings},
+                             max_concurrent=1, **folder, **options)
 
     return call
 

@@ -28,7 +28,8 @@ def finished(ray_session, recordings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "tiny"
     space = tmp_path_factory.mktemp("space") / "tiny.py"
     space.write_text(TINY)
-    summary = raycal.search(str(space), [recordings], trials=4, pruner="none", out=str(folder), quiet=True)
+    summary = raycal.search(str(space), [recordings], trials=4, pruner="none", confirm_top=0, out=str(folder),
+                            quiet=True)
     return summary, folder
 
 
@@ -132,8 +133,8 @@ def test_resuming_on_other_data_is_refused_before_a_slot_starts(finished, tmp_pa
 def test_a_trial_takes_two_train_workers_with_ddp(ray_session, recordings, tmp_path):
     """DDP inside a slot: the workers train as one and the study sees one trial."""
     (tmp_path / "tiny.py").write_text(TINY)
-    summary = raycal.search(str(tmp_path / "tiny.py"), [recordings], trials=2, workers_per_trial=2, quiet=True,
-                            out=str(tmp_path / "run"))
+    summary = raycal.search(str(tmp_path / "tiny.py"), [recordings], trials=2, workers_per_trial=2, confirm_top=0,
+                            quiet=True, out=str(tmp_path / "run"))
     assert summary["trials"]["failed"] == 0 and summary["best"]["metrics"]["val/nmse"] < 1.5
 
 
@@ -143,7 +144,7 @@ def test_the_run_is_mirrored_to_storage_and_resumes_from_there(ray_session, reco
     (tmp_path / "tiny.py").write_text(TINY)
     remote = (tmp_path / "bucket").as_uri()
     assert main(["--space", str(tmp_path / "tiny.py"), "--sessions", recordings, "--trials", "1", "-q",
-                 "--out", str(tmp_path / "here"), "--storage", remote]) == 0
+                 "--no-confirm", "--out", str(tmp_path / "here"), "--storage", remote]) == 0
     monkeypatch.chdir(tmp_path)
     assert main(["--resume", f"{remote}/here", "--more", "1", "-q"]) == 0
     assert len(study_of(tmp_path / "runs" / "here").trials) == 2
@@ -155,8 +156,8 @@ def test_failing_trials_are_recorded_with_their_traceback_and_others_go_on(ray_s
     # A batch smaller than the two workers of a trial cannot be shared out: the trainer itself raises.
     space.write_text(TINY.replace('trial.suggest_float("optimizer.lr", 1e-3, 1e-2, log=True)',
                                   'trial.suggest_categorical("windows.batch", [32, 1])'))
-    summary = raycal.search(str(space), [recordings], trials=5, workers_per_trial=2, out=str(tmp_path / "run"),
-                            settings={"search.sampler": "random"})
+    summary = raycal.search(str(space), [recordings], trials=5, workers_per_trial=2, confirm_top=0,
+                            out=str(tmp_path / "run"), settings={"search.sampler": "random"})
     failed = [t for t in study_of(tmp_path / "run").trials if t.state.name == "FAIL"]
     assert summary["trials"]["failed"] == len(failed) >= 1 and summary["trials"]["complete"] >= 1
     assert "windows.batch=1 cannot feed 2 workers" in failed[0].user_attrs["message"]
