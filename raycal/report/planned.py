@@ -97,4 +97,6 @@ def _bytes(n: float) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[:width - 3]}..."
+    """Shorten in the middle: recordings of a laboratory begin alike."""
+    head = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:head]}...{text[head + 3 - width:]}"

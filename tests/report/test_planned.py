@@ -57,3 +57,10 @@ def test_a_gpu_that_would_hold_more_or_fewer_workers_is_said():
 def test_a_corner_that_cannot_be_trained_is_named():
     text = "\n".join(measured(estimate(broken=(("windows.batch=1", "UserError: cannot feed 2 workers"),)), 27))
     assert "cannot be trained, trials there will fail: windows.batch=1: UserError: cannot feed 2 workers" in text
+
+
+def test_recordings_that_begin_alike_are_told_apart():
+    from raycal.report.planned import _cut
+
+    assert _cut("mouse-1", 18) == "mouse-1"
+    assert _cut("swf702_with_id__2022-07-26-31", 18) == "swf702_...07-26-31" and len(_cut("x" * 99, 18)) == 18
