@@ -25,7 +25,7 @@ from raycal.search.patience import Patience
 from raycal.search.plan import Plan, check_search, enqueue
 from raycal.search.ready import Options, held, items, mirror_of, planned, prepared, read_again
 from raycal.search.sameness import check_data, data_of
-from raycal.search.scheduler import Referee, let_run
+from raycal.search.scheduler import Referee, SlotsBack, let_run
 from raycal.search.space import Space
 from raycal.sessions.readers.places import anchored
 from raycal.sessions.session import Session
@@ -154,8 +154,8 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
         folder.patiently(keeper.tidy)
         over = lambda: interrupted() or bool(deadline and time.monotonic() > deadline)  # noqa: E731
         folder.patiently = Patience(folder.path, progress.say, over)
-        referee = Referee(record, _payload(folder), list(plan.objectives), [keeper, board, progress, Ends(folder.path)],
-                          mend)
+        listeners = [SlotsBack(cluster), keeper, board, progress, Ends(folder.path)]
+        referee = Referee(record, _payload(folder), list(plan.objectives), listeners, mend)
         try:
             with progress:
                 let_run(referee, cluster, over, progress.say)

@@ -198,6 +198,20 @@ class Halter(_Unsaved, tune.Stopper):
         return self._referee.error is not None
 
 
+class SlotsBack:
+    """Listens for trials that end: whoever borrowed a slot for one may have died before giving it back."""
+
+    def __init__(self, cluster: Any):
+        self._cluster = cluster
+
+    def on_start(self, number: int, config: Config) -> None: ...
+
+    def on_epoch(self, number: int, event: dict[str, Any]) -> None: ...
+
+    def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
+        self._cluster.pool.take_back.remote(number)
+
+
 def let_run(referee: Referee, cluster: Any, over: Callable[[], bool], say: Callable[[str], None]) -> None:
     """Let Ray Tune move trials through the slots of a cluster until the referee has none to start."""
     from raycal.search.trainable import BorrowedSlot

@@ -49,12 +49,15 @@ class SlotPool(Slots):
     # What trainables call.
 
     async def borrow(self, number: int, payload: dict[str, Any]) -> int:
-        """Give the job to a free slot and return its sequence number; a job still running is joined."""
-        running = next((s.job for s in self._slots if s.job and s.job.number == number and not s.job.ended), None)
-        if running:
-            if running.last:
-                running.events.appendleft(running.last)
-            return running.seq
+        """Give the job to a free slot and return its sequence number; one that a slot still has is joined.
+
+        It may have ended: who was told may have died before it heard, and has not given the slot back.
+        """
+        known = next((s.job for s in self._slots if s.job and s.job.number == number), None)
+        if known:
+            if known.last:
+                known.events.appendleft(known.last)
+            return known.seq
 
         def free() -> Slot | None:
             found = [s for s in self._slots if s.job is None and not s.fallen]
@@ -94,6 +97,13 @@ class SlotPool(Slots):
         """End the job, wherever it is, and free its slot."""
         for slot in self._slots:
             if slot.job and slot.job.seq == seq:
+                slot.job = None
+        await self._notify()
+
+    async def take_back(self, number: int) -> None:
+        """Free the slot of a trial that has ended, where a trainable died before it could."""
+        for slot in self._slots:
+            if slot.job and slot.job.number == number:
                 slot.job = None
         await self._notify()
 

@@ -195,6 +195,20 @@ def test_a_job_still_running_is_joined_by_a_new_trainable_which_hears_its_last_e
     ray.get(pool.release.remote(seq))
 
 
+def test_the_end_of_a_job_reaches_a_new_trainable_whose_predecessor_died_with_it(pool, tmp_path):
+    import ray
+
+    payload = {"config": Config().replace({"training.epochs": 1}).flat(), "folder": str(tmp_path), "trainer": counting}
+    for number in (5, 6):  # two slots
+        seq = ray.get(pool.borrow.remote(number, payload))
+        assert ray.get(pool.step.remote(seq))["done"]
+    again = ray.get(pool.borrow.remote(5, payload), timeout=20)
+    assert ray.get(pool.step.remote(again))["done"]
+    ray.get(pool.release.remote(again))
+    ray.get(pool.take_back.remote(6))  # its trial is over, and nobody gives the slot back
+    assert ray.get(pool.state.remote())["running"] == []
+
+
 @pytest.mark.slow
 def test_a_killed_worker_comes_back_and_the_epochs_stay_monotone(pool, tmp_path):
     import ray
