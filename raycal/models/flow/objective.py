@@ -25,9 +25,6 @@ class Objective(nn.Module):
         t = time_of.draw(self.times, len(traces), generator, traces.device)
         return t, self.prior.draw(tuple(traces.shape), generator, traces.device)
 
-    def noised(self, traces: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        return self.process.noised(traces, noise, t)
-
     def forward(self, answer: Tensor, traces: Tensor, noise: Tensor, t: Tensor,
                 valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the weighted and the plain squared error (b,) of the network's answer, over what is valid."""
@@ -45,8 +42,9 @@ def squared_error(answer: Tensor, target: Tensor, valid: Tensor | None = None) -
 
 @torch.no_grad()
 def held_out_loss(network: nn.Module, process: Process, traces: Tensor, behavior: Tensor | None = None,
-                  session: int = 0, levels: int = 16, seed: int = 0, batch: int = 256) -> float:
-    """Return the flow-matching loss of windows (b, N, L) on a fixed grid of (t, noise).
+                  session: int = 0, valid: Tensor | None = None, levels: int = 16, seed: int = 0,
+                  batch: int = 256) -> float:
+    """Return the flow-matching loss of windows (b, N, L) on a fixed grid of (t, noise), over what is valid (b, N, L).
 
     Every window is seen at `levels` even times of the linear path, each with its own noise, the same at every call:
     no searched time distribution, weighting or batch enters. A network of another path is asked at its time of the
@@ -57,18 +55,19 @@ def held_out_loss(network: nn.Module, process: Process, traces: Tensor, behavior
     generator = torch.Generator().manual_seed(seed)
     total, training = 0.0, network.training
     network.eval()
-    for t in time_of.grid(levels):
-        noise = torch.randn(traces.shape, generator=generator)
+    for t in time_of.grid(levels).tolist():
+        noise = torch.randn(traces.shape, generator=generator).to(traces.device)
         for rows in torch.arange(len(traces)).split(batch):
-            x, eps = traces[rows], noise[rows].to(traces.device)
-            given = None if behavior is None else behavior[rows]
-            total += float(_velocity_error(network, process, x, eps, float(t), given, session))
+            given, seen = (None if x is None else x[rows] for x in (behavior, valid))
+            error = _velocity_error(network, process, traces[rows], noise[rows], t, given, session, seen)
+            total += float((error if seen is None else torch.where(seen, error, 0.0)).double().square().sum())
     network.train(training)
-    return total / (levels * traces.numel())
+    return total / (levels * (traces.numel() if valid is None else max(1, int(valid.sum()))))
 
 
-def _velocity_error(network, process, x, eps, t: float, behavior, session: int) -> Tensor:
-    times = x.new_full((len(x),), process.path.time_of(torch.tensor(t / (1.0 - t), dtype=torch.float64)).item())
+def _velocity_error(network, process: Process, x: Tensor, eps: Tensor, t: float, behavior, session, valid) -> Tensor:
+    ratio = torch.tensor(t / (1.0 - t), dtype=torch.float64)
+    times = x.new_full((len(x),), process.path.time_of(ratio).item())
     x_t = process.noised(x, eps, times)
-    found = process.estimate(network(x_t, times, behavior, session), x_t, times)
-    return ((found.noise - found.data) - (eps - x)).double().square().sum()
+    found = process.estimate(network(x_t, times, behavior, session, valid), x_t, times)
+    return (found.noise - found.data) - (eps - x)

@@ -14,7 +14,7 @@ class Network(torch.nn.Module):
         super().__init__()
         self.answer = answering(process, exact(process, mean, sd))
 
-    def forward(self, x_t, t, behavior=None, session=0):
+    def forward(self, x_t, t, behavior=None, session=0, valid=None):
         return self.answer(x_t, t)
 
 
@@ -61,10 +61,17 @@ def test_held_out_loss_is_the_same_at_every_call_and_batch_and_ranks_networks():
 
 def test_held_out_loss_of_a_silent_network_is_about_2():
     class Silent(torch.nn.Module):
-        def forward(self, x_t, t, behavior=None, session=0):
+        def forward(self, x_t, t, behavior=None, session=0, valid=None):
             assert not self.training
             return torch.zeros_like(x_t)
 
     network = Silent()
     assert held_out_loss(network, Process(), WINDOWS) == pytest.approx(2.0, rel=0.02)
     assert network.training
+
+
+def test_held_out_loss_leaves_out_what_was_not_measured():
+    valid = torch.rand(WINDOWS.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    losses = [held_out_loss(Network(Process()), Process(), torch.where(valid, WINDOWS, filler), valid=valid)
+              for filler in (0.0, 7.0)]
+    assert losses[0] == losses[1] != held_out_loss(Network(Process()), Process(), WINDOWS)
