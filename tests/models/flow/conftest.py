@@ -6,10 +6,8 @@ import torch
 
 from raycal.models.flow.process import TARGETS, Estimate
 
-MEAN, SD = 0.0, 0.5
 
-
-def exact(process, mean=MEAN, sd=SD):
+def _exact(process, mean=0.0, sd=0.5):
     """Return the estimator of independent values N(mean, sd^2): conditional means given x_t."""
     def estimate(x_t, t):
         at = process.path.at(t)
@@ -19,7 +17,7 @@ def exact(process, mean=MEAN, sd=SD):
     return estimate
 
 
-def answering(process, estimator):
+def _answering(process, estimator):
     """Return a network that answers in the process's target what the estimator believes, and counts its calls."""
     def network(x_t, t, behavior=None, session=0):
         network.calls += 1
@@ -29,6 +27,16 @@ def answering(process, estimator):
 
     network.calls = 0
     return network
+
+
+@pytest.fixture(scope="session")
+def exact():
+    return _exact
+
+
+@pytest.fixture(scope="session")
+def answering():
+    return _answering
 
 
 @pytest.fixture
