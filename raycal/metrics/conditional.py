@@ -20,8 +20,8 @@ def decoded_behavior(train: tuple[np.ndarray, np.ndarray], generated: np.ndarray
                      behavior: np.ndarray, lags: int = 5) -> Decoded:
     """Decode the behaviour (w, K, T) that windows (w, N, T) were generated for, by ridge fitted on real train windows.
 
-    train: windows (w', N, T) and behaviour (w', K, T), NaN = unknown, in time order. real: the windows (w, N, T) that the
-    behaviour was taken from, held out.
+    train: windows (w', N, T) and behaviour (w', K, T), NaN = unknown, in time order. real: the held-out windows
+    (w, N, T) that the behaviour was taken from.
     """
     x, y = train
     ridge = fit_ridge(_frames(x), _frames(y), _pieces(x), lags)

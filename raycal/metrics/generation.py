@@ -25,7 +25,7 @@ GROUPS = {"marginals": ("marginals",), "spectrum": ("power", "autocorrelation"),
 
 
 class Scores(NamedTuple):
-    """Of one set of generated windows; NaN where the real windows give no floor, inf for windows that are not finite."""
+    """Of one set of generated windows; NaN where real windows give no floor, inf for windows that are not finite."""
 
     score: float  # mean of `groups`: each of GROUPS counts the same, however many distances it has
     groups: dict[str, float]  # mean of its distances' ratios

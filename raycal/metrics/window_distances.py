@@ -74,8 +74,8 @@ class Description(NamedTuple):
 
         marginals: Wasserstein-1 of each neuron's values, in train sd. power: dB, and autocorrelation, both mean
         absolute difference. correlations: RMSE. covariance_spectrum: absolute difference over the reference's sum.
-        population: root of the KL of the histogram of mean activity, for KL is a square. sliced: sliced Wasserstein-2 of the slow components.
-        event_rate: per s, event_amplitude: train sd, event_decay: s.
+        population: root of the KL of the histogram of mean activity, for KL is a square. sliced: sliced Wasserstein-2
+        of the slow components. event_rate: per s, event_amplitude: train sd, event_decay: s.
         """
         return {
             "marginals": float(np.abs(self.values - reference.values).mean()),

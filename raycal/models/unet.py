@@ -1,4 +1,4 @@
-"""A one-dimensional U-Net over time, its blocks steered by an embedding (Dhariwal and Nichol 2021, arXiv 2105.05233)."""
+"""A one-dimensional U-Net over time, steered by an embedding (Dhariwal and Nichol 2021, arXiv 2105.05233)."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ def test_what_was_not_measured_reaches_no_other_value():
 
 
 def test_fewer_channels_than_neurons_can_still_denoise_noise():
-    """Of white data the best velocity is (2 t - 1) / (t^2 + (1 - t)^2) x_t: of full rank, which the gain is there for."""
+    """Of white data the best velocity is (2 t - 1) / (t^2 + (1 - t)^2) x_t: of full rank, and the gain's to make."""
     torch.manual_seed(0)
     core = DiT(4, 1, 1, embedding=32)
     net = Denoiser(core, [40], 0, 4, 32)

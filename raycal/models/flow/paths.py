@@ -31,7 +31,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sigma_min <= 0.1:
-            raise UserError(f"sigma_min={self.sigma_min}: must be from 0 to 0.1, what of the noise may stay in the data")
+            raise UserError(f"sigma_min={self.sigma_min}: must be from 0 to 0.1, the noise left in the data")
 
     def at(self, t: Tensor) -> Coefficients:
         t = t[:, None, None]
