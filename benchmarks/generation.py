@@ -31,15 +31,17 @@ from raycal.metrics.two_sample import c2st
 from raycal.models.denoiser import Denoiser
 from raycal.models.dit import DiT
 from raycal.models.flow.objective import Objective
+from raycal.models.flow.process import Process
 from raycal.models.flow.times import LogitNormal
+from raycal.models.flow.wiener import Wiener
 from raycal.models.traceflow import Drawing, TraceFlow
 from raycal.models.unet import UNet
 from raycal.sessions.prepare import prepare
 from raycal.sessions.windows import Part, WindowSampler
 from raycal.training.ema import WeightEMA
 
-WIDTH, EMBEDDING, BATCH, LR = 64, 128, 32, 2e-3
-EVERY = 4  # epochs between measurements of the held-out loss
+WIDTH, EMBEDDING, BATCH = 64, 128, 32
+EVERY = 2  # epochs between measurements of the held-out loss
 CORES = {"dit": lambda dropout: DiT(WIDTH, 3, 4, embedding=EMBEDDING, dropout=dropout),
          "unet": lambda dropout: UNet(32, (1, 2), 1, 4, embedding=EMBEDDING, dropout=dropout)}
 MOST = {"train": 600, "validation": 200}  # windows, evenly spaced over every offset
@@ -57,9 +59,10 @@ def main() -> None:
     print(f"{recording.id}: {len(recording.neurons)} neurons, {recording.rate:.3g} Hz, windows of {arguments.window}: "
           f"{len(train.traces)} train, {len(held_out.traces)} held out")
     print("floor: " + ", ".join(f"{name} {value:.3g}" for name, value in yardstick.floor.items()))
-    flow, best, figures = trained(dataset, settings, arguments, held_out)
+    flow, start, best, figures = trained(dataset, settings, arguments, train, held_out)
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     table = classical(train.traces.numpy(), yardstick, arguments.window)
+    table["untrained"] = start.numpy()
     table[f"{arguments.core}, last"] = flow.draw(yardstick.n_windows, arguments.window).numpy()
     flow.load_state_dict(best)
     table[f"{arguments.core}, best"] = flow.draw(yardstick.n_windows, arguments.window).numpy()
@@ -67,8 +70,8 @@ def main() -> None:
             for name, x in table.items()}
     print_rows(rows)
     drawn = {f"guidance {g:g}": flow.draw(len(held_out.traces), arguments.window, 0, held_out.behavior,
-                                          Drawing(guidance=g)) for g in (0.0, 1.0, 2.0)}
-    figures["decoded"] = decoded(dataset, train, held_out, drawn)
+                                          Drawing(guidance=g)) for g in (0.0, 1.0, 2.0) if dataset.behavior_names}
+    figures["decoded"] = decoded(dataset, train, held_out, drawn) if drawn else {}
     common.finish({"recording": recording.id, "core": arguments.core, **figures, "rows": rows})
 
 
@@ -79,6 +82,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120.0, help="CPU time of the training")
     parser.add_argument("--window", type=int, default=32, help="frames")
     parser.add_argument("--rate", type=float, default=0.0, help="Hz, for recordings that state none")
+    parser.add_argument("--no-base", action="store_true", help="start from nothing, not from the linear denoiser")
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
@@ -95,23 +100,30 @@ def windows(dataset, recording, part: str, length: int) -> Part:
     return Part(0, torch.from_numpy(traces.copy()), torch.from_numpy(np.swapaxes(behavior, 1, 2).copy()), None)
 
 
-def trained(dataset, settings: Config, arguments, held_out: Part):
-    """Return the model with its averaged weights, those of its least held-out loss, and how its training went."""
+def trained(dataset, settings: Config, arguments, train: Part, held_out: Part):
+    """Return the trained model, windows drawn before, the weights of least held-out loss, and how it went.
+
+    All weights that are judged or returned are averaged ones.
+    """
     torch.manual_seed(0)
     width = WIDTH if arguments.core == "dit" else 32
+    base = None if arguments.no_base else Wiener(Process(), dataset.n_neurons, arguments.window)
+    if base:
+        base.fit(0, train.traces)
     network = Denoiser(CORES[arguments.core](arguments.dropout), dataset.n_neurons, len(dataset.behavior_names), width,
-                       EMBEDDING)
+                       EMBEDDING, base=base)
     flow = TraceFlow(network, Objective(times=LogitNormal()), 0.2)
+    start = flow.draw(min(len(train.traces), len(held_out.traces)), arguments.window)
     figures = {"parameters": sum(p.numel() for p in network.parameters()), "untrained": flow.held_out_loss([held_out])}
-    least = math.inf, 0, None
-    optimizer = torch.optim.AdamW(flow.parameters(), LR, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    least = figures["untrained"], 0, copy.deepcopy(flow.state_dict())
+    optimizer = torch.optim.AdamW(flow.parameters(), arguments.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     ema, sampler = WeightEMA(flow, 0.998), WindowSampler(dataset, settings.windows, "zscore")
     began, steps, epoch, share = time.process_time(), 0, 0, 0.0
     while share < 1.0:
         for batch in sampler.epoch(epoch, 0):
             share = (time.process_time() - began) / arguments.seconds
             for group in optimizer.param_groups:
-                group["lr"] = LR * min(1.0, (steps + 1) / 100) * (0.05 + 0.95 * max(0.0, 1.0 - share))
+                group["lr"] = arguments.lr * min(1.0, (steps + 1) / 100) * (0.05 + 0.95 * max(0.0, 1.0 - share))
             flow.loss(batch)[0].backward()
             torch.nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
             optimizer.step()
@@ -125,7 +137,7 @@ def trained(dataset, settings: Config, arguments, held_out: Part):
             if loss < least[0]:
                 least = loss, steps, averaged
     flow.load_state_dict(averaged)
-    return flow, least[2], {**figures, "steps": steps, "last": loss, "best": least[0], "best step": least[1]}
+    return flow, start, least[2], {**figures, "steps": steps, "last": loss, "best": least[0], "best step": least[1]}
 
 
 def classical(train: np.ndarray, yardstick: Yardstick, length: int) -> dict[str, np.ndarray]:

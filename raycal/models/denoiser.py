@@ -26,17 +26,17 @@ class Gain(PerSession):
 
 
 class Denoiser(nn.Module):
-    """answer(x_t, t, behaviour) = read-out of the core + gain(t) x_t, for sessions of these neuron counts.
+    """answer(x_t, t, behaviour) = read-out of the core + gain(t) x_t + base(x_t, t), for sessions of n_neurons.
 
     The best answer for Gaussian data of a few factors and private noise is a map of low rank plus a diagonal: the
     core is the one, which may thus have far fewer channels than there are neurons, the gain the other.
-    The core is a `DiT` or `UNet` of `width` channels; a new network answers 0 throughout.
+    The core is a `DiT` or `UNet` of `width` channels. A new network answers what its base does, or 0 without one.
     """
 
     def __init__(self, core: nn.Module, n_neurons: Sequence[int], n_behaviors: int = 0, width: int = 64,
-                 embedding: int = 128, shared: bool = False):
+                 embedding: int = 128, shared: bool = False, base: nn.Module | None = None):
         super().__init__()
-        self.core, self.downsample, self.n_behaviors = core, core.downsample, n_behaviors
+        self.core, self.downsample, self.n_behaviors, self.base = core, core.downsample, n_behaviors, base
         self.time = TimeEmbedding(embedding)
         self.behavior = BehaviorEmbedding(n_behaviors, width) if n_behaviors else None
         self.read_in = ReadIn(n_neurons, width, shared)
@@ -57,8 +57,12 @@ class Denoiser(nn.Module):
         embedding, sizes = self.time(torch.cat(list(t))), [len(x) for x in x_t]
         h = torch.cat([self._into(*part) for part in zip(x_t, behavior, session, valid, strict=True)])
         h = self.core(h, embedding)
-        return [self.read_out(out, s) + self.gain(e, s) * x
-                for out, e, s, x in zip(h.split(sizes), embedding.split(sizes), session, x_t)]
+        answers = [self.read_out(out, s) + self.gain(e, s) * x
+                   for out, e, s, x in zip(h.split(sizes), embedding.split(sizes), session, x_t)]
+        if self.base is None:
+            return answers
+        known = [x if v is None else torch.where(v, x, 0.0) for x, v in zip(x_t, valid)]
+        return [answer + self.base(x, at, s) for answer, x, at, s in zip(answers, known, t, session)]
 
     def _into(self, x_t: Tensor, behavior: Tensor | None, session: int, valid: Tensor | None) -> Tensor:
         h = self.read_in(x_t, session, valid)

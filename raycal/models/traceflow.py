@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raycal.errors import UserError
 from raycal.models.denoiser import Denoiser
 from raycal.models.flow import samplers
-from raycal.models.flow.guidance import clipped, dropped, guided
+from raycal.models.flow.guidance import dropped, guided, thresholded
 from raycal.models.flow.objective import Objective, held_out_loss
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class Drawing(NamedTuple):
     sampler: str = "heun"
     evaluations: int = 32  # of the network, for each window
     guidance: float = 1.0  # 0: behaviour is ignored, 1: followed, more: exaggerated
-    low: Tensor | float | None = None  # bounds of the data, a number or (N, 1); None: none
-    high: Tensor | float | None = None
+    threshold: str = "none"  # "static": the data is clipped; "dynamic": shrunk where it overshoots
+    low: Tensor | float = 0.0  # what it is clipped at, numbers or (N, 1); dynamic thresholds are +-high
+    high: Tensor | float = 0.0
 
 
 class TraceFlow(nn.Module):
@@ -80,9 +81,7 @@ class TraceFlow(nn.Module):
             for rows in torch.arange(n, device=device).split(BATCH):
                 given = None if behavior is None else behavior.to(device)[rows]
                 estimate = guided(self.network, process, given, how.guidance, session)
-                if how.low is not None or how.high is not None:
-                    low, high = -torch.inf if how.low is None else how.low, torch.inf if how.high is None else how.high
-                    estimate = clipped(estimate, process, low, high)
+                estimate = thresholded(estimate, process, how.threshold, how.low, how.high)
                 windows.append(samplers.sample(how.sampler, estimate, process, noise[rows], how.evaluations))
         finally:
             self.train(training)

@@ -84,8 +84,11 @@ def test_windows_do_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch):
 
 
 def test_bounds_hold():
-    windows = model().draw(8, L, how=Drawing("euler", low=-0.5, high=torch.full((4, 1), 0.25)))
+    how = Drawing("euler", threshold="static", low=-0.5, high=torch.full((4, 1), 0.25))
+    windows = model().draw(8, L, how=how)
     assert windows.min().item() >= -0.5 - 1e-5 and windows.max().item() <= 0.25 + 1e-5
+    windows = model().draw(8, L, how=Drawing("euler", threshold="dynamic", high=0.5))
+    assert windows.abs().max().item() <= 0.5 + 1e-5
 
 
 def test_averaged_weights_are_swapped_in_for_a_draw_and_the_raw_ones_come_back_bit_for_bit():
@@ -108,5 +111,9 @@ def test_averaged_weights_are_swapped_in_for_a_draw_and_the_raw_ones_come_back_b
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="guidance_dropout=2"):
         TraceFlow(model().network, Objective(), 2.0)
+    with pytest.raises(UserError, match="threshold='statik'.*did you mean 'static'"):
+        model().draw(1, L, how=Drawing(threshold="statik"))
+    with pytest.raises(UserError, match="high=0.0: high must be above 0"):
+        model().draw(1, L, how=Drawing(threshold="dynamic"))
     with pytest.raises(UserError, match="evaluations=0"):
         model().draw(1, L, how=Drawing(evaluations=0))

@@ -4,9 +4,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raycal.errors import UserError
+from raycal.errors import UserError, nearest
 from raycal.models.flow.process import Estimate, Process, with_data
 from raycal.models.flow.samplers import Estimator
+
+THRESHOLDS = ("none", "static", "dynamic")
 
 
 def guided(network: nn.Module, process: Process, behavior: Tensor | None = None, scale: float = 1.0,
@@ -34,11 +36,24 @@ def dropped(behavior: Tensor, share: float, generator: torch.Generator | None = 
     return torch.where(gone, torch.nan, behavior)
 
 
+def thresholded(estimate: Estimator, process: Process, name: str, low: Tensor | float,
+                high: Tensor | float) -> Estimator:
+    """Return the estimate under the threshold of that name; raise UserError for an unknown one or for empty bounds."""
+    if name not in THRESHOLDS:
+        raise UserError(f"threshold={name!r}: must be one of {', '.join(THRESHOLDS)}{nearest(name, THRESHOLDS)}")
+    if name == "none":
+        return estimate
+    if not bool((torch.as_tensor(high) > (0.0 if name == "dynamic" else torch.as_tensor(low))).all()):
+        raise UserError(f"threshold={name} with low={low}, high={high}: high must be above "
+                        f"{'0' if name == 'dynamic' else 'low'}; take the range of the train part")
+    return clipped(estimate, process, low, high) if name == "static" else shrunk(estimate, process, high)
+
+
 def clipped(estimate: Estimator, process: Process, low: Tensor | float, high: Tensor | float) -> Estimator:
     """Return the estimate with its data, never x_t, between low and high: numbers or (N, 1) (static thresholding)."""
     def within(x_t: Tensor, t: Tensor) -> Estimate:
         found = estimate(x_t, t)
-        return with_data(found, torch.clamp(found.data, *_bounds(low, high, x_t)), process.path.at(t))
+        return with_data(found, torch.clamp(found.data, _like(low, x_t), _like(high, x_t)), process.path.at(t))
 
     return within
 
@@ -53,14 +68,13 @@ def shrunk(estimate: Estimator, process: Process, limit: Tensor | float, share: 
         raise UserError(f"dynamic thresholding with share={share}: must be above 0 and at most 1")
 
     def within(x_t: Tensor, t: Tensor) -> Estimate:
-        found = estimate(x_t, t)
-        relative = found.data / limit
+        found, most = estimate(x_t, t), _like(limit, x_t)
+        relative = found.data / most
         bound = torch.quantile(relative.abs().flatten(1), share, dim=1).clamp(min=1.0)[:, None, None]
-        return with_data(found, torch.clamp(relative, -bound, bound) / bound * limit, process.path.at(t))
+        return with_data(found, torch.clamp(relative, -bound, bound) / bound * most, process.path.at(t))
 
     return within
 
 
-def _bounds(low: Tensor | float, high: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
-    return (torch.as_tensor(low, dtype=like.dtype, device=like.device),
-            torch.as_tensor(high, dtype=like.dtype, device=like.device))
+def _like(value: Tensor | float, x: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)

@@ -12,6 +12,10 @@ from raycal.errors import UserError
 
 @dataclass(frozen=True)
 class Independent:
+    def spectrum(self, length: int) -> Tensor:
+        """Return the variance (L,) on each orthonormal cosine of a window."""
+        return torch.ones(length)
+
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator | None = None, device="cpu") -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
@@ -28,6 +32,12 @@ class Mixed:
     def __post_init__(self) -> None:
         if not 0.0 <= self.share < 1.0:
             raise UserError(f"mixed noise with share={self.share}: must be at least 0 and below 1")
+
+    def spectrum(self, length: int) -> Tensor:
+        """Return the variance (L,) on each orthonormal cosine of a window; the first holds all that is common."""
+        out = torch.full((length,), 1.0 - self.share)
+        out[0] += self.share * length
+        return out
 
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator | None = None, device="cpu") -> Tensor:
         own = torch.randn(shape, generator=generator, device=device)
@@ -47,6 +57,10 @@ class HeavyTailed:
     def __post_init__(self) -> None:
         if self.freedom < 3:
             raise UserError(f"heavy-tailed noise with freedom={self.freedom}: its variance is finite from 3 upwards")
+
+    def spectrum(self, length: int) -> Tensor:
+        """Return the variance (L,) on each orthonormal cosine of a window."""
+        return torch.ones(length)
 
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator | None = None, device="cpu") -> Tensor:
         normal = torch.randn(shape, generator=generator, device=device)
