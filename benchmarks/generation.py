@@ -7,7 +7,7 @@ train part for so long, its weights averaged, and judged on the validation part,
 and at the end. Printed are the generation score with its groups (1: as near to the held-out windows as real train
 windows are), the AUC of a classifier against held-out windows (that of real train windows is what drift makes), the
 share of copied windows and the ratio of distances to train and to held-out windows. Behaviour is decoded from windows
-drawn for the held-out behaviour. Nothing was searched, and the test part is not read.
+that the last weights drew for the held-out behaviour. Nothing was searched, and the test part is not read.
 """
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def main() -> None:
     table = classical(train.traces.numpy(), yardstick, arguments.window)
     table["untrained"] = start.numpy()
     table[f"{arguments.core}, last"] = flow.draw(yardstick.n_windows, arguments.window).numpy()
+    drawn = {f"guidance {g:g}": flow.draw(len(held_out.traces), arguments.window, 0, held_out.behavior,
+                                          Drawing(guidance=g)) for g in (0.0, 1.0, 2.0) if dataset.behavior_names}
     flow.load_state_dict(best)
     table[f"{arguments.core}, best"] = flow.draw(yardstick.n_windows, arguments.window).numpy()
     rows = {name: row(x, yardstick, train.traces.numpy(), held_out.traces.numpy(), recording)
             for name, x in table.items()}
     print_rows(rows)
-    drawn = {f"guidance {g:g}": flow.draw(len(held_out.traces), arguments.window, 0, held_out.behavior,
-                                          Drawing(guidance=g)) for g in (0.0, 1.0, 2.0) if dataset.behavior_names}
     figures["decoded"] = decoded(dataset, train, held_out, drawn) if drawn else {}
     common.finish({"recording": recording.id, "core": arguments.core, **figures, "rows": rows})
 

@@ -33,7 +33,9 @@ class Wiener(nn.Module):
 
     def __init__(self, process: Process, n_neurons: Sequence[int], length: int, prior: Prior = Independent()):
         super().__init__()
-        self.process, self.prior = process, prior
+        self.process, self.prior, self.length = process, prior, length
+        self.register_buffer("turn", cosines(length), persistent=False)
+        self.register_buffer("noise", prior.spectrum(length), persistent=False)
         for session, n in enumerate(n_neurons):
             axes = min(AXES, n - 1)
             self.register_buffer(f"axes_{session}", torch.eye(n, axes))
@@ -58,20 +60,24 @@ class Wiener(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, session: int = 0) -> Tensor:
         """Return the best linear answer (b, N, L) to windows (b, N, L) at times (b,)."""
-        axes, turn = getattr(self, f"axes_{session}").to(x_t), cosines(x_t.shape[-1]).to(x_t)
-        gain = self._gain(session, x_t, t)
-        common, own = gain[:, -1:], gain[:, :-1] - gain[:, -1:]
-        z = x_t @ turn
-        return (common * z + axes @ (own * (axes.T @ z))) @ turn.T
+        with torch.autocast(x_t.device.type, enabled=False):  # what it leaves to the network is small beside rounding
+            axes, turn = getattr(self, f"axes_{session}").to(x_t), self._turn(x_t.shape[-1]).to(x_t)
+            gain = self._gain(session, x_t, t)
+            common, own = gain[:, -1:], gain[:, :-1] - gain[:, -1:]
+            z = x_t @ turn
+            return (common * z + axes @ (own * (axes.T @ z))) @ turn.T
+
+    def _turn(self, length: int) -> Tensor:
+        return self.turn if length == self.length else cosines(length)
 
     def _gain(self, session: int, x_t: Tensor, t: Tensor) -> Tensor:
         """Return what each coefficient is multiplied by, (b, P + 1, L): E[c x_0 + d eps | x_t] / x_t."""
         at, length = self.process.path.at(t), x_t.shape[-1]
         c, d = TARGETS[self.process.target](at)
-        signal = getattr(self, f"variance_{session}").to(x_t)
-        if signal.shape[1] != length:  # the same spectrum on another grid of frequencies
+        signal, noise = getattr(self, f"variance_{session}").to(x_t), self.noise.to(x_t)
+        if length != self.length:  # the same spectrum on another grid of frequencies
             signal = F.interpolate(signal[None], size=length, mode="linear")[0]
-        noise = self.prior.spectrum(length).to(x_t)
+            noise = self.prior.spectrum(length).to(x_t)
         return (c * at.data * signal + d * at.noise * noise) / (at.data**2 * signal + at.noise**2 * noise)
 
 

@@ -107,3 +107,11 @@ def test_a_new_network_begins_as_its_base_and_trains_nothing_of_it():
     valid = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     a, b = (network(torch.where(valid, x, filler), t, valid=valid) for filler in (0.0, torch.nan))
     torch.testing.assert_close(a[valid], b[valid])
+
+
+def test_mixed_precision_does_not_reach_it():
+    base = known()[0].float()
+    x, t = torch.randn(2, N, L), torch.tensor([0.2, 0.7])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = base(x, t)
+    assert torch.equal(inside, base(x, t))
