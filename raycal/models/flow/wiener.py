@@ -22,7 +22,7 @@ from raycal.models.flow.process import TARGETS, Process
 from raycal.models.flow.times import grid
 
 AXES = 64
-SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # towards the mean over axes
+SHRINKAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # towards the mean over axes
 FOLDS = 3
 FLOOR = 1e-4  # least variance: nothing is ever quite absent
 LEVELS = 16
@@ -45,17 +45,17 @@ class Wiener(nn.Module):
     def fit(self, session: int, windows: Tensor) -> float:
         """Fit on train windows (b, N, L) in time order; return the shrinkage that denoises blocks left out best."""
         folds = [f for f in torch.arange(len(windows)).chunk(FOLDS) if len(f) < len(windows)]
-        errors = torch.zeros(len(SHRINKAGES))
+        errors, n = torch.zeros(len(SHRINKAGES)), windows.shape[1]
         for fold in folds:
             rest = torch.ones(len(windows), dtype=torch.bool)
             rest[fold] = False
             axes, variance = _moments(windows[rest])
             seen = torch.square(_coefficients(windows[fold], axes)).mean(0)
-            errors += torch.stack([_error(_shrunk(variance, s), seen, windows.shape[1]) for s in SHRINKAGES])
+            errors += torch.stack([_error(_shrunk(variance, s, n), seen, n) for s in SHRINKAGES])
         axes, variance = _moments(windows)
         shrinkage = SHRINKAGES[int(errors.argmin())]
         getattr(self, f"axes_{session}").copy_(axes)
-        getattr(self, f"variance_{session}").copy_(_shrunk(variance, shrinkage))
+        getattr(self, f"variance_{session}").copy_(_shrunk(variance, shrinkage, n))
         return shrinkage
 
     def forward(self, x_t: Tensor, t: Tensor, session: int = 0) -> Tensor:
@@ -104,9 +104,17 @@ def _coefficients(windows: Tensor, axes: Tensor) -> Tensor:
     return torch.cat([own, torch.sqrt(rest / (axes.shape[0] - axes.shape[1]))], dim=1)
 
 
-def _shrunk(variance: Tensor, share: float) -> Tensor:
-    """Return variances nearer to their mean over axes: of few windows, leading ones come out too large."""
-    return ((1.0 - share) * variance + share * variance.mean(0, keepdim=True)).clamp(min=FLOOR)
+def _shrunk(variance: Tensor, share: float, n_neurons: int) -> Tensor:
+    """Return variances nearer to their mean over all N axes: of few windows, leading ones come out too large."""
+    mean = (_each(variance, n_neurons) * variance).sum(0) / n_neurons
+    return ((1.0 - share) * variance + share * mean).clamp(min=FLOOR)
+
+
+def _each(variance: Tensor, n_neurons: int) -> Tensor:
+    """Return how many axes each row of (P + 1, L) stands for, (P + 1, 1): the last for all beyond the P."""
+    each = torch.ones(len(variance), 1)
+    each[-1] = n_neurons - len(variance) + 1
+    return each
 
 
 def _error(variance: Tensor, seen: Tensor, n_neurons: int) -> Tensor:
@@ -115,6 +123,4 @@ def _error(variance: Tensor, seen: Tensor, n_neurons: int) -> Tensor:
     noise = (t / (1.0 - t)) ** 2
     kept = variance / (variance + noise)
     error = ((1.0 - kept) ** 2 * seen + kept**2 * noise) / t**2
-    each = torch.ones(len(variance), 1)
-    each[-1] = n_neurons - len(variance) + 1  # the axes beyond stand for so many
-    return (each * error).sum().float()
+    return (_each(variance, n_neurons) * error).sum().float()

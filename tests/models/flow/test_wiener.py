@@ -8,7 +8,7 @@ from raycal.models.flow.paths import Cosine, Linear
 from raycal.models.flow.priors import HeavyTailed, Independent, Mixed
 from raycal.models.flow.process import TARGETS, Process
 from raycal.models.flow.samplers import sample
-from raycal.models.flow.wiener import Wiener, cosines
+from raycal.models.flow.wiener import Wiener, _error, cosines
 
 N, L = 5, 6
 
@@ -115,3 +115,23 @@ def test_mixed_precision_does_not_reach_it():
     with torch.autocast("cpu", torch.bfloat16):
         inside = base(x, t)
     assert torch.equal(inside, base(x, t))
+
+
+def test_axes_beyond_the_leading_ones_share_a_filter_and_count_as_many_as_they_are(monkeypatch):
+    """Three strong axes and nine alike: four filters are the truth, and each of the nine weighs in the error."""
+    monkeypatch.setattr("raycal.models.flow.wiener.AXES", 3)
+    generator = torch.Generator().manual_seed(0)
+    every = torch.linalg.qr(torch.randn(12, 12, generator=generator))[0]
+    sd = torch.tensor([3.0, 2.0, 1.5] + [0.5] * 9)
+
+    def drawn(n):
+        return torch.einsum("nm,bml->bnl", every * sd, torch.randn(n, 12, L, generator=generator))
+
+    base, x, t = Wiener(Process(), [12], L), drawn(5), torch.tensor([0.5])
+    base.fit(0, drawn(20_000))
+    assert base.axes_0.shape == (12, 3) and base.variance_0.shape == (4, L)
+    expected = 2 * every @ torch.diag((1 - sd**2) / (1 + sd**2)) @ every.T @ x  # (s - a v) / (a^2 v + s^2), a = s = 1/2
+    torch.testing.assert_close(base(x, t.expand(5)), expected, atol=0.05, rtol=0.03)
+    variance = (sd**2)[:4, None].expand(4, L)
+    torch.testing.assert_close(_error(variance, variance, 12), _error((sd**2)[:, None].expand(12, L),
+                                                                      (sd**2)[:, None].expand(12, L), 12))
