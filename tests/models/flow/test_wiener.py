@@ -1,0 +1,137 @@
+import pytest
+import torch
+
+from raycal.models.denoiser import Denoiser
+from raycal.models.dit import DiT
+from raycal.models.flow.objective import held_out_loss
+from raycal.models.flow.paths import Cosine, Linear
+from raycal.models.flow.priors import HeavyTailed, Independent, Mixed
+from raycal.models.flow.process import TARGETS, Process
+from raycal.models.flow.samplers import sample
+from raycal.models.flow.wiener import Wiener, _error, cosines
+
+N, L = 5, 6
+
+
+def known(process=Process(), prior=Independent(), n=N):
+    """Return a denoiser of a drawn Gaussian and that Gaussian's covariance (N L, N L)."""
+    generator = torch.Generator().manual_seed(0)
+    every = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
+    base = Wiener(process, [n], L, prior).double()
+    variance = torch.rand(n, L, generator=generator, dtype=torch.float64) * 3.0
+    base.axes_0.copy_(every[:, :-1])
+    base.variance_0.copy_(variance)
+    full = torch.kron(every.contiguous(), cosines(L))
+    return base, full @ torch.diag(variance.flatten()) @ full.T
+
+
+@pytest.mark.parametrize("prior", [Independent(), Mixed(0.4), HeavyTailed()], ids=repr)
+@pytest.mark.parametrize("path", [Linear(), Cosine()], ids=repr)
+@pytest.mark.parametrize("target", TARGETS)
+def test_it_answers_the_conditional_mean_of_a_gaussian(prior, path, target):
+    base, covariance = known(Process(path, target), prior)
+    common = prior.share if isinstance(prior, Mixed) else 0.0
+    eye = torch.eye(N, dtype=torch.float64)
+    noise = torch.kron(eye, (1 - common) * torch.eye(L, dtype=torch.float64) + common)
+    x_t = torch.randn(3, N, L, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    at = path.at(t)
+    c, d = (v[:, 0, 0] for v in TARGETS[target](at))
+    for i in range(3):
+        a, s = at.data[i], at.noise[i]
+        joint = c[i] * a * covariance + d[i] * s * noise
+        expected = joint @ torch.linalg.solve(a**2 * covariance + s**2 * noise, x_t[i].flatten())
+        torch.testing.assert_close(base(x_t, t)[i].flatten(), expected)
+
+
+def test_its_flow_makes_the_gaussian_of_noise():
+    base, covariance = known()
+    noise = torch.randn(8000, N, L, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    windows = sample("heun", lambda x, t: base.process.estimate(base(x, t), x, t), base.process, noise, 64)
+    found = windows.flatten(1).T @ windows.flatten(1) / 8000
+    torch.testing.assert_close(found, covariance, atol=0.12, rtol=0)
+
+
+def gaussian(n, seed):
+    _, covariance = known(n=12)
+    z = torch.randn(n, 12 * L, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (z @ torch.linalg.cholesky(covariance).T).view(n, 12, L).float()
+
+
+class Alone(torch.nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x_t, t, behavior=None, session=0, valid=None):
+        return self.base(x_t, t, session)
+
+
+def test_a_fit_on_many_windows_denoises_held_out_ones_almost_as_the_truth_does():
+    held_out = gaussian(500, 1)
+    truth = Alone(known(n=12)[0].float())
+    fitted = Wiener(Process(), [12], L)
+    assert fitted.fit(0, gaussian(3000, 0)) < 0.5
+    least = held_out_loss(truth, Process(), held_out)
+    assert held_out_loss(Alone(fitted), Process(), held_out) < 1.02 * least
+    assert held_out_loss(Alone(Wiener(Process(), [12], L)), Process(), held_out) > 1.05 * least
+
+
+def test_fewer_windows_are_shrunk_more_and_it_pays():
+    """A dozen windows of many neurons: the leading variances come out too large, the last ones as nothing."""
+    generator = torch.Generator().manual_seed(0)
+    train, held_out = torch.randn(12, 40, L, generator=generator), torch.randn(200, 40, L, generator=generator)
+    base = Wiener(Process(), [40], L)
+    assert base.fit(0, train) >= 0.6
+    assert held_out_loss(Alone(base), Process(), held_out) < 1.15 * held_out_loss(
+        Alone(Wiener(Process(), [40], L)), Process(), held_out)  # unfitted, it takes data for white
+
+
+def test_windows_of_another_length_are_filtered_by_the_same_spectrum():
+    """White over time stays white: the answer to a constant spectrum does not know the length."""
+    base = known()[0]
+    base.variance_0.fill_(2.0)
+    t = torch.tensor([0.3], dtype=torch.float64)
+    x = torch.randn(1, N, 9, dtype=torch.float64)
+    torch.testing.assert_close(base(x, t)[..., :6], base(x[..., :6], t))
+
+
+def test_a_new_network_begins_as_its_base_and_trains_nothing_of_it():
+    base = Wiener(Process(), [12, 3], L)
+    base.fit(0, gaussian(100, 0))
+    network = Denoiser(DiT(16, 1, 2, embedding=8), [12, 3], 0, 16, 8, base=base)
+    x, t = gaussian(4, 3), torch.rand(4)
+    torch.testing.assert_close(network(x, t), base(x, t))
+    assert not any(name.startswith("base") for name, _ in network.named_parameters())
+    assert "base.axes_0" in network.state_dict()
+    valid = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    a, b = (network(torch.where(valid, x, filler), t, valid=valid) for filler in (0.0, torch.nan))
+    torch.testing.assert_close(a[valid], b[valid])
+
+
+def test_mixed_precision_does_not_reach_it():
+    base = known()[0].float()
+    x, t = torch.randn(2, N, L), torch.tensor([0.2, 0.7])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = base(x, t)
+    assert torch.equal(inside, base(x, t))
+
+
+def test_axes_beyond_the_leading_ones_share_a_filter_and_count_as_many_as_they_are(monkeypatch):
+    """Three strong axes and nine alike: four filters are the truth, and each of the nine weighs in the error."""
+    monkeypatch.setattr("raycal.models.flow.wiener.AXES", 3)
+    generator = torch.Generator().manual_seed(0)
+    every = torch.linalg.qr(torch.randn(12, 12, generator=generator))[0]
+    sd = torch.tensor([3.0, 2.0, 1.5] + [0.5] * 9)
+
+    def drawn(n):
+        return torch.einsum("nm,bml->bnl", every * sd, torch.randn(n, 12, L, generator=generator))
+
+    base, x, t = Wiener(Process(), [12], L), drawn(5), torch.tensor([0.5])
+    base.fit(0, drawn(20_000))
+    assert base.axes_0.shape == (12, 3) and base.variance_0.shape == (4, L)
+    expected = 2 * every @ torch.diag((1 - sd**2) / (1 + sd**2)) @ every.T @ x  # (s - a v) / (a^2 v + s^2), a = s = 1/2
+    torch.testing.assert_close(base(x, t.expand(5)), expected, atol=0.05, rtol=0.03)
+    variance = (sd**2)[:4, None].expand(4, L)
+    torch.testing.assert_close(_error(variance, variance, 12), _error((sd**2)[:, None].expand(12, L),
+                                                                      (sd**2)[:, None].expand(12, L), 12))
