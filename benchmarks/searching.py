@@ -25,6 +25,7 @@ ROOT = pathlib.Path(common.__file__).resolve().parents[1]
 ROLES = {"worker": "ray::RayTrainWorker", "slot": "ray::TrainController", "pool": "ray::SlotPool",
          "Tune actor": "ray::(BorrowedSlot|ResourceTrainable)",  # idle, at work
          "raylet": "/raylet/raylet"}
+DRAIN = 0.3  # s in which what was on its way from a killed process reaches the study
 SPACE = '''
 from raycal.config import Config
 
@@ -159,8 +160,16 @@ class Search:
             time.sleep(0.1)
         assert found, f"no {role} lives among {[p.cmdline()[:1] for p in self.processes()]}"
         victim = which(found)
+        self.began = time.monotonic()
         victim.kill()
+        victim.wait(10.0)
+        time.sleep(DRAIN)
         return victim.pid
+
+    def recovered(self) -> float:
+        """Wait for one more epoch; return the s since the last kill or start."""
+        self.wait_for_epochs(1)
+        return time.monotonic() - self.began
 
     def left(self, seconds: float = 90.0) -> list[str]:
         """Return what is left of the drivers: processes, locks, scratch files, shared memory; [] as it must be."""
