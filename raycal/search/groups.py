@@ -5,6 +5,7 @@ cannot, and outlives the search. The pool knows when a slot falls, so it does it
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +15,15 @@ from ray.train import UserCallback
 from raycal.search.worker import worker_loop
 
 
-def fit(pool: Any, index: int, rebuild: int, settings: Mapping[str, Any]) -> None:
-    """Run one slot: a TorchTrainer whose workers loop over jobs until the pool closes."""
+MARKS = 2**24  # bytes of memory, which no worker lacks, that a group asks for besides: they say whose it is
+
+
+def new_mark() -> int:
+    return 1 + int.from_bytes(os.urandom(3), "big")
+
+
+def fit(pool: Any, index: int, rebuild: int, mark: int, settings: Mapping[str, Any]) -> None:
+    """Run one slot: a TorchTrainer whose workers loop over jobs until the pool closes; its groups bear the mark."""
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -28,7 +36,7 @@ def fit(pool: Any, index: int, rebuild: int, settings: Mapping[str, Any]) -> Non
         worker_loop,
         train_loop_config={"pool": pool, "slot": index, "threads": settings["threads"]},
         scaling_config=train.ScalingConfig(num_workers=settings["workers"], use_gpu=settings["use_gpu"],
-                                           resources_per_worker=settings["resources"]),
+                                           resources_per_worker={**settings["resources"], "memory": mark}),
         torch_config=TorchConfig(backend="nccl" if settings["use_gpu"] else "gloo"),
         run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
                                    failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0),
@@ -49,13 +57,22 @@ class _Witness(UserCallback):
             ray.get(self._pool.witness.remote(self._index, "oom" if memory else "died", str(cause)))
 
 
-def of_slots(settings: Mapping[str, Any]) -> list[str]:
-    """Return the placement groups of this Ray job that have the shape of a slot, but for settings["others"]."""
+def of_slots(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Return {placement group: mark} of this Ray job's groups that are slots', but for settings["others"].
+
+    Train gives groups no name, and a controller that is killed before its workers say where they are leaves one that
+    nobody knows of: what it holds would be missing until the search ends.
+    """
     from ray.util.placement_group import placement_group_table
 
-    job, shape = ray.get_runtime_context().get_job_id(), [dict(settings["resources"])] * settings["workers"]
-    return [id for id, facts in placement_group_table().items() if id.endswith(job)
-            and id not in settings.get("others", ()) and [dict(b) for b in facts["bundles"].values()] == shape]
+    job, found = ray.get_runtime_context().get_job_id(), {}
+    for id, facts in placement_group_table().items():
+        bundles = [dict(b) for b in facts["bundles"].values()]
+        mark = int(bundles[0].get("memory", 0)) if bundles else 0
+        if id.endswith(job) and facts["state"] != "REMOVED" and id not in settings.get("others", ()) \
+                and 0 < mark <= MARKS and bundles == [{**settings["resources"], "memory": mark}] * settings["workers"]:
+            found[id] = mark
+    return found
 
 
 def remove(ids: Iterable[str | None]) -> None:

@@ -54,6 +54,7 @@ class Slot:
     thread: threading.Thread | None = None
     error: BaseException | None = None
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> where it lives
+    mark: int = 0  # of its placement groups
     rebuilds: int = 0
     idle: bool = False  # its worker waits for a job
     seen: tuple[str, str] = ("died", "without a word")  # how Train saw a worker of it end
@@ -98,10 +99,11 @@ class Slots:
     def _start(self, slot: Slot) -> None:
         me, loop = ray.get_runtime_context().current_actor, asyncio.get_running_loop()
         settings = dict(self._settings)
+        slot.mark = groups.new_mark()
 
         def run() -> None:
             try:
-                groups.fit(me, slot.index, slot.rebuilds, settings)
+                groups.fit(me, slot.index, slot.rebuilds, slot.mark, settings)
                 slot.error = None
             except BaseException as e:  # reported to whoever waits for this slot
                 slot.error = e
@@ -114,7 +116,7 @@ class Slots:
     async def _fell(self, slot: Slot) -> None:
         """A slot's fit() ended though the pool is open: build it anew, its job resumes."""
         slot.rebuilds += 1
-        groups.remove([worker["group"] for worker in slot.workers.values()])  # a dead controller leaves its own behind
+        groups.remove(id for id, mark in groups.of_slots(self._settings).items() if mark == slot.mark)
         slot.workers.clear()
         slot.idle = False
         if slot.job:
@@ -134,7 +136,14 @@ class Slots:
                 if await _dead(actor) and 0 in slot.workers and slot.workers[0]["actor"] == actor:
                     slot.workers.clear()
                     self._died(slot)
+            await asyncio.to_thread(self._remove_strays)
             await self._settle()
+
+    def _remove_strays(self) -> None:
+        """Remove groups of slots that are no more: what a killed controller had on its way arrives after its end."""
+        found = groups.of_slots(self._settings)  # before the marks: a slot has its own before it has a group
+        marks = {slot.mark for slot in self._slots}
+        groups.remove(id for id, mark in found.items() if mark not in marks)
 
     def _died(self, slot: Slot) -> None:
         """Note that a slot lost its workers; three deaths at one epoch are the job's own doing."""
