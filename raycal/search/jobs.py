@@ -65,14 +65,14 @@ def _answer(call: Any) -> dict[str, Any]:
     """Return what the pool says of a job: {"kind": "begun", "seq"} or its next event."""
     import ray
 
-    from raycal.search.slots import NoSlot
+    from raycal.search.slots import Empty, NoSlot
 
     try:
         said = ray.get(call)
         return {"kind": "begun", "seq": said} if isinstance(said, int) else said
     except NoSlot as e:
         raise UserError(f"{e}\n{AGAIN}") from None
-    except ray.exceptions.RayActorError as e:
+    except (Empty, ray.exceptions.RayActorError) as e:
         return {"kind": "lost", "message": f"the pool of slots died: {e}"}
 
 

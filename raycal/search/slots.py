@@ -27,6 +27,10 @@ class NoSlot(RuntimeError):
     """Every slot of the pool fell too often."""
 
 
+class Empty(RuntimeError):
+    """The pool died and came back without slots: its owner has to let it grow, and may not have heard of it."""
+
+
 @ray.remote(num_cpus=0, max_restarts=-1)
 class SlotPool(Slots):
     """Slots and their mailboxes.
@@ -59,12 +63,15 @@ class SlotPool(Slots):
                 known.events.appendleft(known.last)
             return known.seq
 
+        if not self._slots:
+            raise Empty("the pool of slots died, and came back without any")
+
         def free() -> Slot | None:
             found = [s for s in self._slots if s.job is None and not s.fallen]
             return next((s for s in found if s.idle), found[0] if found else None)
 
-        def none_left() -> bool:  # a pool without any is new, and about to grow
-            return bool(self._slots) and all(s.fallen for s in self._slots)
+        def none_left() -> bool:
+            return all(s.fallen for s in self._slots)
 
         await self._until(lambda: self._closed or self._winding_up or free() or none_left())
         if self._winding_up:

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from raycal.search.slots import NoSlot
+from raycal.search.slots import Empty, NoSlot
 
 
 class BorrowedSlot(tune.Trainable):
@@ -30,7 +30,7 @@ class BorrowedSlot(tune.Trainable):
             event = self._next()
         except NoSlot as e:
             event = {"kind": "no slot", "message": str(e)}
-        except ray.exceptions.RayActorError as e:
+        except (Empty, ray.exceptions.RayActorError) as e:
             event = {"kind": "lost", "message": f"the pool of slots died: {e}"}
         done = event["kind"] not in ("epoch", "paused") or event.get("done", False)
         if done:

@@ -209,6 +209,19 @@ def test_the_end_of_a_job_reaches_a_new_trainable_whose_predecessor_died_with_it
     assert ray.get(pool.state.remote())["running"] == []
 
 
+def test_a_pool_that_came_back_without_slots_says_so_to_whoever_borrows(ray_session, tmp_path):
+    """Its owner may not have heard of its end: those who were told may have died as well."""
+    import ray
+
+    from raycal.search.slots import Empty, SlotPool
+
+    pool = SlotPool.remote({"workers": 1, "resources": {"CPU": 1.0}, "use_gpu": False, "storage": str(tmp_path),
+                            "threads": 1, "limit": 60.0})
+    with pytest.raises(Empty, match="came back without any"):
+        ray.get(pool.borrow.remote(1, {}), timeout=30)
+    ray.kill(pool)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_comes_back_and_the_epochs_stay_monotone(pool, tmp_path):
     import ray
