@@ -42,11 +42,12 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
     written to out/model.pt when out is given, pictures of its codes to out/figures/ and what these cost to
-    out/code_length.json. on_epoch hears every raycal.training.loop.Epoch.
+    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json. on_epoch hears every raycal.training.loop.Epoch.
     """
     import tempfile
 
     from raycal import inference
+    from raycal.models import family
     from raycal.search.plan import SIMULATED, simulated_sessions
     from raycal.sessions.prepare import prepare
     from raycal.training import checkpoint
@@ -71,7 +72,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
         if out:
-            _describe(trained, dataset, folder)
+            (_describe if family(config).coded else _compare)(trained, dataset, folder)
         return trained
 
 
@@ -85,6 +86,18 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
     lengths, portrait = latents.judged(trained, dataset)
     write_atomically(folder / "code_length.json", json.dumps(lengths, indent=1))
     pictures.write(folder, latents.draw(portrait))
+
+
+def _compare(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
+    """Write the co-smoothing R2 of classical models with as many latents, on the validation part."""
+    import json
+
+    from raycal.metrics.cosmoothing import baselines
+    from raycal.search.folder import write_atomically
+
+    vae = trained.config.vae
+    found = baselines(dataset, vae.latents + vae.window_latents)
+    write_atomically(folder / "cosmoothing.json", json.dumps(found, indent=1))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

@@ -105,7 +105,8 @@ class AppliedFolder:
         sessions = list(self.report["sessions"].values())
         file, model = self.path / sessions[0]["file"], sessions[0].get("model")
         opened = f"numpy.load({str(file)!r})" if self._suffix == ".npz" else f"h5py.File({str(file)!r})"
-        code = f"import {opened.split('.')[0]}; print({opened}['codes'][:])"
+        shown = "codes" if "codes" in sessions[0] else "latents"
+        code = f"import {opened.split('.')[0]}; print({opened}['{shown}'][:])"
         if model:
             code = f"import raycal; print(raycal.load({str(self.path / model)!r}))"
         code = f'"{code}"' if shlex.quote(str(file)) == str(file) else shlex.quote(code)
@@ -156,8 +157,8 @@ def _file_names(ids: Sequence[str]) -> dict[str, str]:
 
 def _line(id: str, metrics: Mapping[str, Any]) -> str:
     shown = [f"NMSE {metrics['nmse']:.4f} about the {metrics['nmse_about']} mean", f"r {metrics['r']:.4f}",
-             f"{metrics['bits_per_second']:.4g} bits/s",
-             *(f"{name} R2 {value:.4f}" for name, value in list(metrics["behavior_r2"].items())[:4])]
+             *([f"{metrics['bits_per_second']:.4g} bits/s"] if "bits_per_second" in metrics else []),
+             *(f"{name} R2 {value:.4f}" for name, value in list(metrics.get("behavior_r2", {}).items())[:4])]
     if "validation" in metrics:
         shown[:0] = [f"val NMSE {metrics['validation']['nmse']:.4f} at epoch {metrics['best_epoch']}; whole session:"]
     return f"{id:<14} {'  '.join(shown)}{'  (seen in training)' if metrics['seen_in_training'] else ''}"
