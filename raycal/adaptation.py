@@ -42,6 +42,9 @@ def configure(trained: Trained, epochs: int | None = None, settings: Mapping[str
 
     Raise UserError for another setting, and where all sessions of the model share read-in and read-out.
     """
+    if not trained.coded:
+        raise UserError(f"--adapt: of a {trained.config.model.family} no read-in can be fitted for another recording; "
+                        "train on it")
     if trained.config.sessions.mode == "pad":
         raise UserError("--adapt: a model of sessions.mode=pad has one read-in and one read-out that its sessions "
                         "share, so none can be fitted for a new one alone; train with --set sessions.mode=separate")

@@ -47,6 +47,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
     import tempfile
 
     from raycal import inference
+    from raycal.models import family
     from raycal.search.plan import SIMULATED, simulated_sessions
     from raycal.sessions.prepare import prepare
     from raycal.training import checkpoint
@@ -70,7 +71,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
-        if out:
+        if out and family(config).coded:
             _describe(trained, dataset, folder)
         return trained
 

@@ -39,6 +39,7 @@ class Applied(NamedTuple):
     arrays: `codes` (S, C), `code_frames` (S,) the first frame of each, `latents` (S, D) before quantization,
     `reconstruction` (T, N) in the session's own unit, `behavior` (T, K) decoded, `behavior_names`, `behavior_units`
     (K,) and `times` (T,) in s. NaN where the model says nothing: outside segments, and neurons that it does not see.
+    Of a family without codes: `latents`, a step a frame, `code_frames`, `reconstruction` and `times`.
     metrics: figures of the whole session, as raycal.report.applied.ABOUT defines them.
     """
 
@@ -97,17 +98,20 @@ def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: Applied
 def apply(trained: Trained, session: Session) -> Applied:
     """Return everything a model says of a session; raise UserError where it has no read-in for it."""
     entry, seen = trained.entry(session), _seen_in_training(trained, session)
-    arrays = {"codes": trained.codes(session), "code_frames": trained.code_frames(session),
-              "latents": np.concatenate(trained.encode(session)), "reconstruction": trained.reconstruct(session),
-              "behavior": trained.decode_behavior(session), "behavior_names": np.array(trained.behavior_names, str),
-              "behavior_units": np.array(trained.data["behavior_units"], str), "times": session.times}
+    arrays = {"code_frames": trained.code_frames(session), "latents": np.concatenate(trained.encode(session)),
+              "reconstruction": trained.reconstruct(session), "times": session.times}
+    if trained.coded:
+        arrays |= {"codes": trained.codes(session), "behavior": trained.decode_behavior(session),
+                   "behavior_names": np.array(trained.behavior_names, str),
+                   "behavior_units": np.array(trained.data["behavior_units"], str)}
     seconds = sum(stop - start for start, stop in session.segments) / _rate(session, entry)
     metrics = {"seen_in_training": seen, "read_in_of": entry["id"], "frames": session.n_frames, "seconds": seconds,
                "neurons": len(entry["kept"]),
                **_reconstruction(session, arrays["reconstruction"], np.array(entry["kept"]),
-                                 _train_scaler(trained, entry) if seen else None),
-               **_codes(arrays["codes"], trained.config, seconds, trained.code_length(session)),
-               "behavior_r2": _decoding(trained, session, arrays["behavior"], entry, bool(seen))}
+                                 _train_scaler(trained, entry) if seen else None)}
+    if trained.coded:
+        metrics |= {**_codes(arrays["codes"], trained.config, seconds, trained.code_length(session)),
+                    "behavior_r2": _decoding(trained, session, arrays["behavior"], entry, bool(seen))}
     return Applied(arrays, metrics)
 
 

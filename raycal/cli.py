@@ -186,8 +186,8 @@ def _train(argv: list[str]) -> int:
     except UserError:
         folder.discard()
         raise
-    print(f"model        {folder.path}/model.pt\n"
-          f"pictures     {folder.path}/figures\n"
+    pictures = f"pictures     {folder.path}/figures\n" if (folder.path / "figures").is_dir() else ""
+    print(f"model        {folder.path}/model.pt\n{pictures}"
           f"next         python -c \"import raycal; print(raycal.load('{folder.path}'))\"")
     return 0
 

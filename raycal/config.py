@@ -91,6 +91,32 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Vae:
+    latents: int = setting(24, low=1, high=1024)  # of a frame
+    window_latents: int = setting(0, low=0, high=1024)  # of a whole window besides
+    identity: int = setting(32, low=1, high=1024)  # numbers that say who a neuron is
+    pooling: str = setting("factors", choices=("factors", "mean", "attention", "identity"))  # over neurons
+    backbone: str = setting("convolution", choices=("transformer", "convolution", "gru"))  # over time
+    layers: int = setting(1, low=1, high=32)
+    heads: int = setting(4, low=1, high=64)  # of attention over neurons and over time
+    masking: float = setting(0.4, low=0.0, high=0.9)  # chance of a neuron to be hidden from a training window
+    condition: str = setting("observed", choices=("observed", "always", "never"))  # on behaviour; always: or refuse
+    behavior_dropout: float = setting(0.5, low=0.0, high=1.0)  # share of training windows that see no behaviour
+    reconstruction: str = setting("mse", choices=("mse", "huber", "gaussian", "poisson"))
+    huber: float = setting(1.0, low=1e-3, high=100.0)  # in units of the normalised traces
+
+
+@dataclass(frozen=True)
+class Kl:
+    schedule: str = setting("linear", choices=("constant", "linear", "cosine", "sigmoid", "cyclical", "step", "target"))
+    weight: float = setting(1.0, low=0.0, high=1000.0)  # the most it comes to; 1: the ELBO of the likelihood
+    warmup: float = setting(0.2, low=0.0, high=1.0)  # share of the training until then
+    cycles: int = setting(4, low=1, high=1000)  # cyclical only
+    target: float = setting(8.0, low=0.0, high=10_000.0)  # nats a frame that the target schedule holds
+    free_bits: float = setting(0.0, low=0.0, high=10.0)  # nats a frame of each latent that cost nothing
+
+
+@dataclass(frozen=True)
 class Optimizer:
     name: str = setting("adamw", choices=("adamw", "adam", "sgd"))
     lr: float = setting(3e-3, low=1e-8, high=10.0)
@@ -138,12 +164,16 @@ class Config:
     model: Model = Model()
     quantizer: Quantizer = Quantizer()
     loss: Loss = Loss()
+    vae: Vae = Vae()
+    kl: Kl = Kl()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     search: Search = Search()
 
     def __post_init__(self) -> None:
-        _check(self)
+        from raycal.checks import check
+
+        check(self)
 
     def replace(self, values: Mapping[str, Any]) -> Config:
         """Return a copy with the dotted names changed; raise UserError on an unknown name or a bad value."""
@@ -271,51 +301,3 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{name}={original!r}: must be {bounds}")
     return value
-
-
-def _check(config: Config) -> None:
-    """Refuse combinations that no model or cluster can run."""
-    s, t = config.sessions, config.training
-    if s.train + s.validation >= 1.0:
-        raise UserError(f"sessions.train={s.train} + sessions.validation={s.validation}: must leave a share "
-                        "for the test part; make their sum less than 1")
-    if s.select == "all" and s.neurons:
-        raise UserError(f"sessions.neurons={s.neurons} with sessions.select=all: say by what they are chosen, such as "
-                        "sessions.select=variance, or drop sessions.neurons")
-    if s.select != "all" and s.neurons < 2:
-        raise UserError(f"sessions.select={s.select} with sessions.neurons={s.neurons}: say how many neurons to keep, "
-                        "at least 2")
-    _check_quantizer(config.quantizer)
-    if config.windows.length < config.model.downsample:
-        raise UserError(f"windows.length={config.windows.length} is shorter than the {config.model.downsample} frames "
-                        "of one code; lengthen it or lower model.downsample")
-    if t.gpus > 0 and t.workers > 1 and t.gpus != int(t.gpus):
-        raise UserError(f"training.gpus={t.gpus} with training.workers={t.workers}: a fraction of a GPU serves one "
-                        "worker only; give whole GPUs or --workers-per-trial 1")
-    if t.device == "cpu" and t.gpus > 0:
-        raise UserError(f"training.device=cpu with training.gpus={t.gpus}: drop one of the two")
-    if t.precision == "fp16" and t.device == "cpu":
-        raise UserError("training.precision=fp16 with training.device=cpu: use float32 or bf16 on a CPU")
-
-
-def _check_quantizer(q: Quantizer) -> None:
-    """Refuse options that a type of quantizer cannot have, with the reason."""
-    if q.type == "grvq" and q.code_dim % q.groups:
-        raise UserError(f"quantizer.code_dim={q.code_dim} cannot be cut into quantizer.groups={q.groups} equal "
-                        f"parts; use a multiple, such as {q.groups * max(1, round(q.code_dim / q.groups))}")
-    if q.type == "fsq" and q.codebook_size < 3:
-        raise UserError("quantizer.codebook_size=2 with quantizer.type=fsq: rounding needs at least 3 values; make it "
-                        "3 or more, or use quantizer.type=lfq")
-    for name, value, plain in (("distance", q.distance, "euclidean"), ("gradient", q.gradient, "straight_through")):
-        if value == plain:
-            continue
-        option = f"quantizer.{name}={value}"
-        if q.type in ("fsq", "lfq"):
-            raise UserError(f"{option} with quantizer.type={q.type}: it rounds one number at a time, so no latent has "
-                            f"a code vector to compare or turn to; use {plain}")
-        if q.code_dim == (q.groups if q.type == "grvq" else 1):
-            raise UserError(f"{option} with codes of one dimension: a direction there is no more than a sign; use "
-                            f"{plain} or raise quantizer.code_dim")
-    if q.distance == "cosine" and q.type in ("rvq", "grvq") and q.levels > 1:
-        raise UserError(f"quantizer.distance=cosine with quantizer.levels={q.levels}: a further level codes how much "
-                        "is left over, and a direction does not say that; use euclidean or quantizer.levels=1")

@@ -58,7 +58,8 @@ def restored_model(state: dict[str, Any], device: str | torch.device = "cpu") ->
     from raycal import models
 
     config, data = Config().replace(state["config"]), state["data"]
-    model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]))
+    model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]),
+                         [s["neurons"] for s in data["sessions"]])
     model.load_state_dict(state["model"])
     return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"])
 
@@ -76,7 +77,7 @@ class Trained:
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
-        shown = [k for k in ("val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
+        shown = [k for k in ("val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
         scores = "  ".join(f"{k.removeprefix('val/')} {self.metrics[k]:.4g}" for k in shown)
         return f"{self.config.model.family} of {described}\non validation: {scores}"
 
@@ -99,7 +100,11 @@ class Trained:
         return [np.concatenate([nothing, *k]) for k in kept]
 
     def codes(self, session: Session) -> np.ndarray:
-        """Return the code indices (S, C) int64 of all segments, in time; `code_frames` says where each begins."""
+        """Return the code indices (S, C) int64 of all segments, in time; `code_frames` says where each begins.
+
+        Raise UserError of a family that writes no codes.
+        """
+        self._check_coded()
         return np.concatenate([codes[self._first_code(window):] for window, codes in self._windows(
             self._seen(session), lambda part: self.model([part])[0][0].indices)])
 
@@ -138,8 +143,9 @@ class Trained:
     def decode_behavior(self, session: Session) -> np.ndarray:
         """Return behaviour (T, K) float32 in the unit it was trained in, columns as `behavior_names`.
 
-        NaN outside segments.
+        NaN outside segments. Raise UserError of a family that decodes none.
         """
+        self._check_coded()
         seen = self._seen(session)
         out = self._filled(seen, len(self.behavior_names), lambda part: self.model([part])[0][0].behavior.mT)
         return out * seen.entry["behavior_spread"].numpy() + seen.entry["behavior_center"].numpy()
@@ -156,6 +162,18 @@ class Trained:
 
         config = adaptation.configure(self, epochs, settings or {})
         return restored_model(adaptation.fit(self, config, adaptation.prepared(config, session)))
+
+    @property
+    def coded(self) -> bool:
+        """Whether the model writes codes, and decodes behaviour from them."""
+        from raycal.models import family
+
+        return family(self.config).coded
+
+    def _check_coded(self) -> None:
+        if not self.coded:
+            raise UserError(f"a {self.config.model.family} writes no codes and decodes no behaviour; its latents are "
+                            "what encode(session) returns")
 
     def _filled(self, seen: _Seen, n_columns: int, function: Callable) -> np.ndarray:
         """Return function's values (T, n_columns) at the frames that were recorded, NaN outside segments."""

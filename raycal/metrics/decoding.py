@@ -57,6 +57,16 @@ def combine(sums: Sequence[DecodingSums], floor: float = FLOOR) -> R2:
     return _r2(np.stack([s.sums for s in sums]), floor)
 
 
+def decoded(sums: Sequence[DecodingSums], names: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of behaviours that vary here, none where none does; sums are of train-sd units."""
+    found = combine(sums)
+    if len(found.dropped) == len(names):
+        return {}
+    return {"behavior_r2": found.mean, "behavior_r2_weighted": found.weighted,
+            "behavior_r2_heldout_mean": float(np.nanmean(found.held_out)),
+            **{f"behavior_r2/{n}": float(v) for n, v in zip(names, found.train) if not np.isnan(v)}}
+
+
 def r2(y, prediction, train_mean=0.0, train_spread=1.0, floor: float = FLOOR) -> R2:
     """Return the R2 of prediction (F, K) for y (F, K); frames where y is NaN do not count for that dimension.
 

@@ -1,7 +1,7 @@
-"""The model families: what each is called, what it is judged by and what it costs in bits.
+"""The model families: what each is called, how it starts and is measured, what it is judged by, what it costs in bits.
 
-This module imports no framework, so that a search can be planned without one. A new family is one
-new module and one line of FAMILIES.
+This module imports no framework, so that a search can be planned without one. A new family is a module that builds it,
+one that starts it, one that measures it, and one entry of FAMILIES.
 """
 from __future__ import annotations
 
@@ -20,21 +20,34 @@ if TYPE_CHECKING:  # config takes its choices from here: importing it now would 
 
 
 class Family(NamedTuple):
-    module: str  # holds build(config, n_neurons, n_behaviors)
+    module: str  # holds build(config, n_neurons, n_behaviors, neurons)
+    start: str  # module that holds start(model, dataset, config): what training starts from
+    measure: str  # module that holds measure(model, dataset, config, part): (metrics, arrays)
+    coded: bool  # whether it writes codes, which cost bits, and decodes behaviour from them
     objectives: Mapping[str, tuple[str, str]]  # name -> (metric, direction); none holds a searched coefficient
 
 
 FAMILIES = {
-    "vqvae": Family("raycal.models.vqvae", {"nmse": ("val/nmse", "minimize"),
-                                            "correlation": ("val/r", "maximize"),
-                                            "behavior_r2": ("val/behavior_r2", "maximize"),
-                                            "bits_per_second": ("val/bits_per_second", "minimize")}),
+    "vqvae": Family("raycal.models.vqvae", "raycal.training.start", "raycal.training.measure_codes", True,
+                    {"nmse": ("val/nmse", "minimize"), "correlation": ("val/r", "maximize"),
+                     "behavior_r2": ("val/behavior_r2", "maximize"),
+                     "bits_per_second": ("val/bits_per_second", "minimize")}),
+    "vae": Family("raycal.models.vae", "raycal.training.start_vae", "raycal.training.measure_latents", False,
+                  {"cosmoothing_r2": ("val/cosmoothing_r2", "maximize"), "nmse": ("val/nmse", "minimize"),
+                   "correlation": ("val/r", "maximize"), "behavior_r2": ("val/behavior_r2", "maximize"),
+                   "elbo": ("val/elbo", "maximize"), "iwae": ("val/iwae", "maximize")}),
 }
 
 
-def build(config: Config, n_neurons: Sequence[int], n_behaviors: int) -> nn.Module:
-    """Return a new model of the configured family for sessions of these neuron counts."""
-    return importlib.import_module(FAMILIES[config.model.family].module).build(config, n_neurons, n_behaviors)
+def build(config: Config, n_neurons: Sequence[int], n_behaviors: int,
+          neurons: Sequence[Sequence[str]] | None = None) -> nn.Module:
+    """Return a new model of the configured family for sessions of these neuron counts; neurons: their labels."""
+    module = importlib.import_module(family(config).module)
+    return module.build(config, n_neurons, n_behaviors, neurons)
+
+
+def family(config: Config) -> Family:
+    return FAMILIES[config.model.family]
 
 
 def objectives(config: Config) -> tuple[tuple[str, str], ...]:
@@ -50,14 +63,16 @@ def _objective(name: str, family: str) -> tuple[str, str]:
     found = known.get(name.removeprefix("val/")) or {m: (m, d) for m, d in known.values()}.get(name)
     if found:
         return found
-    reason = ("a loss holds coefficients that the search changes (quantizer.commitment, loss.behavior), so small "
+    reason = ("a loss holds coefficients that the search changes (loss.behavior, kl.weight and such), so small "
               "weights would win, not good models" if "loss" in name or name.startswith("train/")
               else f"no such yardstick{nearest(name, known)}")
     raise UserError(f"search.objective={name!r}: {reason}\nuse one of {', '.join(known)}")
 
 
 def bits_per_second(config: Config, rate: float) -> float:
-    """Return the nominal bits a second of recording at `rate` Hz costs, known before training."""
+    """Return the nominal bits a second of recording at `rate` Hz costs, known before training; 0 without codes."""
+    if not family(config).coded:
+        return 0.0
     length = config.windows.length
     codes_per_frame = math.ceil(length / config.model.downsample) / length
     return quantizers.bits_per_code(config.quantizer) * codes_per_frame * rate

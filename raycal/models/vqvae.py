@@ -121,7 +121,8 @@ class VQVAE(nn.Module):
         return self.decoder(quantized.mT)[..., :length]
 
 
-def build(config: Config, n_neurons: Sequence[int], n_behaviors: int) -> VQVAE:
+def build(config: Config, n_neurons: Sequence[int], n_behaviors: int,
+          neurons: Sequence[Sequence[str]] | None = None) -> VQVAE:
     return VQVAE(config, n_neurons, n_behaviors)
 
 

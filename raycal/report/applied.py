@@ -156,8 +156,8 @@ def _file_names(ids: Sequence[str]) -> dict[str, str]:
 
 def _line(id: str, metrics: Mapping[str, Any]) -> str:
     shown = [f"NMSE {metrics['nmse']:.4f} about the {metrics['nmse_about']} mean", f"r {metrics['r']:.4f}",
-             f"{metrics['bits_per_second']:.4g} bits/s",
-             *(f"{name} R2 {value:.4f}" for name, value in list(metrics["behavior_r2"].items())[:4])]
+             *([f"{metrics['bits_per_second']:.4g} bits/s"] if "bits_per_second" in metrics else []),
+             *(f"{name} R2 {value:.4f}" for name, value in list(metrics.get("behavior_r2", {}).items())[:4])]
     if "validation" in metrics:
         shown[:0] = [f"val NMSE {metrics['validation']['nmse']:.4f} at epoch {metrics['best_epoch']}; whole session:"]
     return f"{id:<14} {'  '.join(shown)}{'  (seen in training)' if metrics['seen_in_training'] else ''}"

@@ -58,10 +58,16 @@ def best_of_each(study: Study) -> dict[str, dict[str, Any]]:
               if t.user_attrs.get("metrics")]
     found: dict[str, dict[str, Any]] = {}
     for trial in sorted(judged, key=lambda t: _order(study, t)):
-        kind, shown = trial.user_attrs.get("config", trial.params).get("quantizer.type", ""), entry(trial)
+        kind, shown = _kind(trial.user_attrs.get("config", trial.params)), entry(trial)
         found.setdefault(kind, {**{key: shown[key] for key in ("number", "value", "epoch", "state", "reason")},
                                 **{key: shown["metrics"].get(f"val/{key}") for key in COMPARED}})
     return found
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Return the type of quantizer, of a family without any its name."""
+    family = config.get("model.family", "vqvae")
+    return config.get("quantizer.type", "") if family == "vqvae" else family
 
 
 def entry(trial: FrozenTrial | None) -> dict[str, Any] | None:

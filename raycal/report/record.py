@@ -17,9 +17,11 @@ from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS, Keeper
 from raycal.search.study import best_trial, read_study
 
-LABELS = {"val/nmse": "NMSE", "val/r": "correlation", "val/behavior_r2": "behaviour R2",
+LABELS = {"val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE", "val/r": "correlation",
+          "val/behavior_r2": "behaviour R2",
           "val/bits_per_second": "bits/s, measured", "val/usage": "codebook usage"}
-METRICS = {"nmse": "val/nmse", "correlation": "val/r", "behavior_r2": "val/behavior_r2",
+METRICS = {"cosmoothing_r2": "val/cosmoothing_r2", "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse",
+           "correlation": "val/r", "behavior_r2": "val/behavior_r2",
            "bits_per_second": "val/bits_per_second"}
 
 

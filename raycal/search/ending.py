@@ -20,18 +20,21 @@ CURVE = 5  # rates at which classical codes are computed, from the lowest to the
 
 
 class Ending(NamedTuple):
-    """facts: what summary.json is to hold, "baselines" and "code_length"; portrait: of the winner, None without one."""
+    """facts: what summary.json is to hold ("baselines", ...); portrait: of the winner, None without one."""
 
     facts: dict[str, Any]
     portrait: Any  # raycal.report.latents.Portrait
 
 
 def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> Ending:
-    """Measure classical codes over the rates of the trials, and the codes of the winner and of the default."""
+    """Measure the classical models of the same blocks, and the codes of the winner and of the default."""
     import ray
 
     from raycal.metrics.baselines import baselines
+    from raycal.models import family
 
+    if not family(plan.config).coded:
+        return Ending({"cosmoothing": _cosmoothing(data, study, say)}, None)
     rates, roles = _rates(plan, study), _marked(study)
     if rates:
         say("classical codes of the same blocks, code lengths and pictures ...")
@@ -44,6 +47,21 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
         facts["code_length"] = {role: answers[number][0] for role, number in roles.items() if number in answers}
         portrait = next((p for _, p in answers.values() if p is not None), None)
     return Ending(facts, portrait)
+
+
+def _cosmoothing(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, float]:
+    """Return the co-smoothing R2 of classical models with as many latents as the winner's."""
+    import ray
+
+    from raycal.metrics.cosmoothing import baselines
+    from raycal.search.study import best_trial
+
+    best = best_trial(study)
+    if best is None:
+        return {}
+    say("ridge, PCA and factor analysis of the same blocks ...")
+    config = best.user_attrs["config"]
+    return ray.get(recordings.beside(baselines, data, config["vae.latents"] + config["vae.window_latents"]))
 
 
 def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callable[[str], None]) -> None:

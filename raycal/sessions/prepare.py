@@ -60,6 +60,11 @@ class Dataset:
         return tuple(r.traces.shape[1] for r in self.recordings)
 
     @property
+    def neurons(self) -> tuple[tuple[str, ...], ...]:
+        """Labels of the neurons of every recording, "" = unknown."""
+        return tuple(r.neurons for r in self.recordings)
+
+    @property
     def n_bytes(self) -> int:
         return sum(a.nbytes for r in self.recordings for a in (r.traces, r.behavior, r.valid) if a is not None)
 

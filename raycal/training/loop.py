@@ -8,6 +8,7 @@ so going on from a saved state gives the curve of the undisturbed run.
 """
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import time
@@ -20,12 +21,11 @@ from raycal import models
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.sessions.windows import WindowSampler
-from raycal.training import checkpoint, distributed
+from raycal.training import checkpoint, distributed, kl
 from raycal.training.ema import WeightEMA
 from raycal.training.evaluate import Evaluation, measure
 from raycal.training.optim import Updater
 from raycal.training.schedules import learning_rate
-from raycal.training.start import start
 
 
 class Epoch(NamedTuple):
@@ -67,6 +67,7 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
         means = _Means()
         for at, batches in run.steps(record.epoch):
             lr = learning_rate(config.optimizer, at, run.n_steps, record.losses)
+            run.weigh(at)
             means.add(update(loss, batches, lr))
             ema.update()
 
@@ -95,17 +96,17 @@ class Run:
 
     def __init__(self, config: Config, dataset, resume: dict[str, Any] | None, rank: int, world: int,
                  held: dict[str, torch.Tensor], until: int = 0, begun: bool = True):
-        """begun: start from the classical code, where model.linear asks for it; a probe of many goes without."""
+        """begun: start from the classical model, where there is one; a probe of many goes without."""
         self._config, self._dataset, self._rank = config, dataset, rank
         device = device_of(config)
         torch.manual_seed(config.training.seed)
-        self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names)).to(device)
+        self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names), dataset.neurons).to(device)
         self.sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, device, rank, world)
         self.update = Updater(self.model, config, device)
         self.ema = WeightEMA(self.model, config.optimizer.ema)
         self.record = _Record(config, until)
-        if config.model.linear and begun and not resume:
-            start(self.model, dataset, config)
+        if begun and not resume:
+            importlib.import_module(models.family(config).start).start(self.model, dataset, config)
         _hold(self.model, held)
         self._steps_per_epoch = math.ceil(self.sampler.steps_per_epoch / config.optimizer.accumulate)
         self.n_steps = self._steps_per_epoch * config.training.epochs
@@ -124,6 +125,11 @@ class Run:
         batches = iter(self.sampler.epoch(epoch, self._config.training.seed))
         groups = iter(lambda: list(itertools.islice(batches, self._config.optimizer.accumulate)), [])
         return enumerate(groups, start=epoch * self._steps_per_epoch)
+
+    def weigh(self, at: int) -> None:
+        """Set the weight that a KL divergence has in the loss at optimizer step `at` of the run."""
+        if hasattr(self.model, "kl_weight"):
+            self.model.kl_weight = kl.weight(self._config.kl, at / max(1, self.n_steps - 1), self.record.rates)
 
     def measure(self) -> Evaluation:
         return measure(self.model, self._dataset, self._config)
@@ -174,6 +180,11 @@ class _Record:
     def losses(self) -> list[float]:
         """The objective of every epoch, turned so that lower is better."""
         return [self._sign * m.get(self._metric, math.nan) for m in self.history]
+
+    @property
+    def rates(self) -> list[float]:
+        """The KL divergence of every epoch in training, nats a frame; of models without one, NaN."""
+        return [m.get("train/kl", math.nan) for m in self.history]
 
     def add(self, metrics: dict[str, float], model: torch.nn.Module | None = None,
             arrays: dict[str, Any] | None = None) -> None:

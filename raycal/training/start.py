@@ -39,7 +39,12 @@ class _Session(NamedTuple):
 
 @torch.no_grad()
 def start(model: nn.Module, dataset, config: Config) -> None:
-    """Set the weights of a VQ-VAE and begin its quantizer, from train frames alone; draws nothing at random."""
+    """Set the weights of a VQ-VAE and begin its quantizer, from train frames alone; draws nothing at random.
+
+    Without model.linear there is no classical code among its weights, and nothing is set.
+    """
+    if not config.model.linear:
+        return
     training, length = model.training, config.windows.length
     model.eval()
     sessions = [_Session(i, *standardised(r, "train", config.sessions.normalize))

@@ -1,0 +1,101 @@
+"""Where a VAE starts from: factor analysis of each session's train part, as its identities, encoder and decoder.
+
+A neuron's identity begins with its loadings and the precision of its noise; loadings are what decodes it. The encoder's
+linear path begins as what best tells the factors from the pooled neurons. The networks beside add nothing yet. Started
+at random, a VAE loses to factor analysis on recordings of a few hundred frames; from here, what it learns is what a
+network adds.
+
+Shapes: F train frames, N neurons, D factors, E numbers of an identity.
+"""
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raycal.metrics.blocks import FIT_FRAMES, evenly, standardised
+from raycal.metrics.cosmoothing import folds
+
+if TYPE_CHECKING:
+    from raycal.config import Config
+    from raycal.models.vae import VAE
+
+RIDGE = 1e-3  # a frame, of the regression of factors on pooled neurons
+
+
+@torch.no_grad()
+def start(model: VAE, dataset: Any, config: Config) -> None:
+    """Set the weights of a VAE from train frames alone; draws nothing at random besides what it was built with."""
+    if config.vae.reconstruction == "poisson":  # its readings go through a softplus: no linear model is near
+        return
+    x = [standardised(r, "train", config.sessions.normalize)[0] for r in dataset.recordings]
+    x = [one[evenly(len(one), FIT_FRAMES)] for one in x]
+    n = min(config.vae.latents, config.vae.identity - 1, model.readings.loading.out_features,
+            *(one.shape[1] - 1 for one in x))
+    rows = model.identities
+    for session, one in enumerate(x):
+        loadings, log_precision = _factors(one, n)
+        rows.rows[rows.of(session), :n] = loadings
+        rows.rows[rows.of(session), n] = log_precision
+    _set_decoder(model, n)
+    _set_encoder(model, [torch.from_numpy(one) for one in x], n)
+
+
+def _factors(x: np.ndarray, n: int) -> tuple[Tensor, Tensor]:
+    """Return loadings (N, D) and the log precision of the noise (N,), of factor analysis."""
+    from sklearn.decomposition import FactorAnalysis
+
+    with warnings.catch_warnings(action="ignore"):  # that it did not converge in the last digit
+        found = FactorAnalysis(n, random_state=0).fit(x)
+    return torch.tensor(found.components_.T).float(), -torch.tensor(found.noise_variance_).clamp_min(1e-3).log().float()
+
+
+def _set_decoder(model: VAE, n: int) -> None:
+    for part in (model.readings.loading, model.decoder_linear, model.decoder[-1]):
+        _zero(part)
+    for i in range(n):
+        model.readings.loading.weight[i, i] = model.decoder_linear.weight[i, i] = 1.0
+    if model.log_variance is not None:
+        _zero(model.log_variance)
+        model.log_variance.weight[0, n] = -1.0
+
+
+def _set_encoder(model: VAE, x: list[Tensor], n: int) -> None:
+    """Make the linear path what best tells the factors from the pooled neurons, of which some are hidden in turn."""
+    pool, exact = model.pooling, hasattr(model.pooling, "log_precision")
+    if exact:
+        for part in (pool.loading, pool.log_precision, pool.out):
+            _zero(part)
+        for i in range(n):
+            pool.loading.weight[i, i] = pool.out.weight[i, i] = 1.0
+        pool.log_precision.weight[0, n] = 1.0
+    if model.behavior_in is not None:
+        nn.init.zeros_(model.behavior_in.weight)
+    _zero(model.frames)
+    _zero(model.frames_linear)
+    latents = model.settings.latents
+    pooled, factors = (torch.cat(some) for some in zip(*(_told(model, s, one, n) for s, one in enumerate(x))))
+    gram = pooled.T @ pooled + RIDGE * len(pooled) * torch.eye(pooled.shape[1])
+    model.frames_linear.weight[:n] = torch.linalg.solve(gram, pooled.T @ factors).T
+    rest = (factors - pooled @ model.frames_linear.weight[:n].T).var(0) + (1.0 - factors.var(0)).clamp(0.01, 1.0)
+    model.frames_linear.bias[latents:latents + n] = rest.clamp(1e-4, 1.0).log()
+
+
+def _told(model: VAE, session: int, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return pooled neurons (M, C) under each fold of hidden ones, and the factors (M, D) that all of them tell."""
+    identity = model.identities(session)
+    loadings, precision = identity[:, :n], identity[:, n].exp()
+    scaled = loadings * precision[:, None]
+    z = torch.linalg.solve(torch.eye(n) + scaled.T @ loadings, scaled.T @ x.T).T
+    hidden = [np.zeros(x.shape[1], bool), *folds(x.shape[1])]
+    pooled = [model.pooling(x.T[None], identity, torch.from_numpy(~h)[None, :, None].expand(1, *x.T.shape))[0]
+              for h in hidden]
+    return torch.cat(pooled), z.repeat(len(hidden), 1)
+
+
+def _zero(part: nn.Linear) -> None:
+    for parameter in part.parameters():
+        nn.init.zeros_(parameter)
