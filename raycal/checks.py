@@ -1,6 +1,7 @@
 """Combinations of settings that no model or cluster can run, refused before either is asked."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raycal.errors import UserError
@@ -34,6 +35,13 @@ def check(config: Config) -> None:
         raise UserError("training.precision=fp16 with training.device=cpu: use float32 or bf16 on a CPU")
     if config.model.family == "vae":
         _check_vae(config)
+
+
+def check_conditions(config: Config, behaviors: Sequence) -> None:
+    """Refuse to condition a model on behaviour that not every session has."""
+    if config.model.family == "vae" and config.vae.condition == "always" and not behaviors:
+        raise UserError("vae.condition=always: no behaviour is in every session, so there is none to condition on; "
+                        "give recordings with behaviour, or use --set vae.condition=observed")
 
 
 def _check_quantizer(q: Quantizer) -> None:

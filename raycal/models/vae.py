@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raycal.checks import check_conditions
 from raycal.errors import UserError
 from raycal.models.backbones import BACKBONES
 from raycal.models.likelihoods import HIGHEST, LOWEST, RECONSTRUCTIONS, Gaussian, free
@@ -71,9 +72,7 @@ class VAE(nn.Module):
         vae, width = config.vae, config.model.width
         self.settings, self.kl, self.kl_weight = vae, config.kl, config.kl.weight
         self.n_behaviors = 0 if vae.condition == "never" else n_behaviors
-        if vae.condition == "always" and not n_behaviors:
-            raise UserError("vae.condition=always: no behaviour is in every session, so there is none to condition on; "
-                            "give recordings with behaviour, or use --set vae.condition=observed")
+        check_conditions(config, range(n_behaviors))
         self.identities = Identities(_labels(neurons, n_neurons), vae.identity)
         self.pooling = pooling(vae.pooling, vae.identity, width, vae.heads, vae.latents)
         self.behavior_in = nn.Linear(2 * self.n_behaviors, width, bias=False) if self.n_behaviors else None
@@ -89,7 +88,7 @@ class VAE(nn.Module):
 
     def forward(self, batch: Sequence[Part]) -> tuple[list[Output], Tensor]:
         """Return an Output a Part, made of its traces alone, and a loss of 0: the posterior's mean has no noise."""
-        posteriors = [self.encode_parts([p._replace(behavior=self.nothing(p))])[0] for p in batch]
+        posteriors = [self.posterior(p.traces, p.session, p.valid) for p in batch]
         return [Output(self.decode(q.mean, p.session), q) for p, q in zip(batch, posteriors)], torch.zeros(())
 
     def loss(self, batch: Sequence[Part]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,10 +130,6 @@ class VAE(nn.Module):
         z = torch.cat((latents, self._conditions(behavior, latents)), -1)
         read = self.readings(self.decoder_linear(z) + self.decoder(z), self.identities(session))
         return F.softplus(read) if self.settings.reconstruction == "poisson" else read
-
-    def nothing(self, part: Part) -> Tensor:
-        """Return behaviour of the part's shape of which nothing was observed."""
-        return torch.full_like(part.behavior, torch.nan)
 
     def _pooled(self, traces: Tensor, session: int, valid: Tensor | None, behavior: Tensor | None) -> Tensor:
         pooled = self.pooling(traces, self.identities(session), valid)

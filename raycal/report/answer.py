@@ -219,6 +219,8 @@ def others(run: Run) -> list[tuple[str, str, str]]:
         values = (short(metric_of(t, f"val/behavior_r2/{name}")) for t in pair)
         found.append((f"R2 of {name} (ridge on raw traces {short(number(ridge['r2']))}, "
                       f"shifted {short(number(ridge['null']))})", *values))
+    found += [(f"co-smoothing R2 of {name}, same blocks", short(number(r2)), "")
+              for name, r2 in run.summary.get("cosmoothing", {}).items()]
     return [(*row, "") if len(row) == 2 else row for row in found]
 
 

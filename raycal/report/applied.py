@@ -105,7 +105,8 @@ class AppliedFolder:
         sessions = list(self.report["sessions"].values())
         file, model = self.path / sessions[0]["file"], sessions[0].get("model")
         opened = f"numpy.load({str(file)!r})" if self._suffix == ".npz" else f"h5py.File({str(file)!r})"
-        code = f"import {opened.split('.')[0]}; print({opened}['codes'][:])"
+        shown = "codes" if "codes" in sessions[0] else "latents"
+        code = f"import {opened.split('.')[0]}; print({opened}['{shown}'][:])"
         if model:
             code = f"import raycal; print(raycal.load({str(self.path / model)!r}))"
         code = f'"{code}"' if shlex.quote(str(file)) == str(file) else shlex.quote(code)

@@ -60,6 +60,7 @@ def check_search(space: Space, config: Config) -> None:
 
 def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[str], None]) -> Plan:
     """Split the sessions by their sketches, narrow the windows to what fits, fix the rate limit."""
+    from raycal.checks import check_conditions
     from raycal.models import bits_per_second, objectives
     from raycal.sessions.agreement import agree
     from raycal.sessions.split import longest_window, rate_of
@@ -85,6 +86,7 @@ def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[s
             f"(session {tightest}) holds {fits}")
         space, wanted = dataclasses.replace(space, base=config), longest
     agreement = agree(sketches, config.sessions, wanted, log=say)
+    check_conditions(config, agreement.behavior_names)
     hz = float(np.mean([rate_of(s, config.sessions) for s in used]))
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raycal.errors import UserError
 from raycal.metrics.blocks import FIT_FRAMES, evenly, standardised
 from raycal.metrics.cosmoothing import folds
 
@@ -30,6 +31,7 @@ RIDGE = 1e-3  # a frame, of the regression of factors on pooled neurons
 def start(model: VAE, dataset: Any, config: Config) -> None:
     """Set the weights of a VAE from train frames alone; draws nothing at random besides what it was built with."""
     if config.vae.reconstruction == "poisson":  # its readings go through a softplus: no linear model is near
+        _check_counts(dataset)
         return
     x = [standardised(r, "train", config.sessions.normalize)[0] for r in dataset.recordings]
     x = [one[evenly(len(one), FIT_FRAMES)] for one in x]
@@ -42,6 +44,13 @@ def start(model: VAE, dataset: Any, config: Config) -> None:
         rows.rows[rows.of(session), n] = log_precision
     _set_decoder(model, n)
     _set_encoder(model, [torch.from_numpy(one) for one in x], n)
+
+
+def _check_counts(dataset: Any) -> None:
+    for recording in dataset.recordings:
+        if (least := float(recording.traces.min())) < 0:
+            raise UserError(f"vae.reconstruction=poisson: session {recording.id} has traces down to {least:.4g}, counts "
+                            "are not below 0; give deconvolved events, or use another loss")
 
 
 def _factors(x: np.ndarray, n: int) -> tuple[Tensor, Tensor]:
