@@ -40,6 +40,19 @@ def test_a_setting_that_cannot_be(argv, words, refused):
     refused(search(*argv), *words)
 
 
+@pytest.mark.parametrize("argv, words", [
+    (["--set", "model.downsample=4"], ["model.downsample=4", "a latent a frame", "use model.downsample=1"]),
+    (["--set", "model.linear=1"], ["model.linear=1", "use model.linear=0"]),
+    (["--set", "model.width=30"], ["model.width=30", "vae.heads=4", "such as 32"]),
+    (["--set", "search.rate_limit=10"], ["search.rate_limit=10", "no codes", "leave it out"]),
+    (["--set", "vae.reconstruction=poisson"], ["vae.reconstruction=poisson", "sessions.normalize=zscore", "=none"]),
+    (["--set", "vae.pooling=sum"], ["vae.pooling='sum'", "factors, mean, attention, identity"]),
+    (["--set", "vae.masking=1"], ["vae.masking=1", "from 0.0 to 0.9"]),
+    (["--objective", "bits_per_second"], ["'bits_per_second'", "no such yardstick", "cosmoothing_r2"])])
+def test_a_setting_that_a_vae_cannot_have(argv, words, refused):
+    refused(search(*argv, space="vae"), *words)
+
+
 @pytest.mark.parametrize("name, words", [
     ("gone.yaml", ["gone.yaml: no such file", "--print-config"]), ("folder", ["folder: cannot be read", "directory"]),
     ("list.yaml", ["list.yaml: holds a list", "'optimizer: {lr: 0.001}'"]), ("broken.yaml", ["broken.yaml", "line 3"]),
