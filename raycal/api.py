@@ -42,7 +42,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
     written to out/model.pt when out is given, pictures of its codes to out/figures/ and what these cost to
-    out/code_length.json. on_epoch hears every raycal.training.loop.Epoch.
+    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json. on_epoch hears every raycal.training.loop.Epoch.
     """
     import tempfile
 
@@ -71,8 +71,8 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
-        if out and family(config).coded:
-            _describe(trained, dataset, folder)
+        if out:
+            (_describe if family(config).coded else _compare)(trained, dataset, folder)
         return trained
 
 
@@ -86,6 +86,18 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
     lengths, portrait = latents.judged(trained, dataset)
     write_atomically(folder / "code_length.json", json.dumps(lengths, indent=1))
     pictures.write(folder, latents.draw(portrait))
+
+
+def _compare(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
+    """Write the co-smoothing R2 of classical models with as many latents, on the validation part."""
+    import json
+
+    from raycal.metrics.cosmoothing import baselines
+    from raycal.search.folder import write_atomically
+
+    vae = trained.config.vae
+    found = baselines(dataset, vae.latents + vae.window_latents)
+    write_atomically(folder / "cosmoothing.json", json.dumps(found, indent=1))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

@@ -49,8 +49,8 @@ def start(model: VAE, dataset: Any, config: Config) -> None:
 def _check_counts(dataset: Any) -> None:
     for recording in dataset.recordings:
         if (least := float(recording.traces.min())) < 0:
-            raise UserError(f"vae.reconstruction=poisson: session {recording.id} has traces down to {least:.4g}, counts "
-                            "are not below 0; give deconvolved events, or use another loss")
+            raise UserError(f"vae.reconstruction=poisson: session {recording.id} has traces down to {least:.4g}, "
+                            "counts are not below 0; give deconvolved events, or use another loss")
 
 
 def _factors(x: np.ndarray, n: int) -> tuple[Tensor, Tensor]:
