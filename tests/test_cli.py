@@ -63,7 +63,7 @@ def test_help_names_every_flag(capsys):
     (["--space", "grvq", "--trial", "3"], ["--trial"]),  # no abbreviations
     (["--space", "grqv"], ["'grqv'", "did you mean 'grvq'"]),
     (["serch"], ["unknown verb 'serch'", "did you mean 'search'"]),
-    ([], ["--space is missing", "grvq, quantizers, transform, vq"]),
+    ([], ["--space is missing", "grvq, quantizers, transform, vae, vq"]),
     (["--space", "grvq", "--trials", "0"], ["search.trials=0", "at least 1"]),
     (["--space", "grvq", "--trials", "many"], ["search.trials='many'", "whole number"]),
     (["--space", "grvq", "--max-concurrent", "x"], ["--max-concurrent", "'x' must be a whole number"]),
@@ -92,8 +92,8 @@ def test_bad_input_ends_with_status_2_and_says_what_to_do(argv, words, capsys, s
 def test_spaces_are_listed_with_their_purpose(capsys):
     assert cli.main(["--list-spaces"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["grvq", "quantizers", "transform", "vq"]
-    assert all("VQ-VAE" in line for line in lines)
+    assert [line.split()[0] for line in lines] == ["grvq", "quantizers", "transform", "vae", "vq"]
+    assert all("VAE" in line for line in lines)
 
 
 @pytest.mark.parametrize("space", ["grvq", "quantizers", "transform", "vq"])
