@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A search on nodes that SLURM lends, one Ray over all of them for as long as the job lasts.
 #
-#   sbatch cluster/slurm.sh --space grvq --max-minutes 700        # flags of run_search.py; from the root of the checkout
-#   scancel JOB                                                   # python run_search.py --resume goes on
+#   sbatch cluster/slurm.sh --space grvq --max-minutes 700     # flags of run_search.py; from the root of the checkout
+#   scancel JOB                                                # python run_search.py --resume runs/... goes on
 #
 # Wants a home folder that all nodes share, with raycal in the environment that is active at sbatch.
 #SBATCH --job-name=raycal

@@ -9,12 +9,12 @@ import math
 import sys
 from typing import Any
 
-from raycal import cli_report, cli_runs, cli_sessions
+from raycal import cli_cluster, cli_report, cli_runs, cli_sessions
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
 VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "apply", "sessions",
-         "doctor")
+         "doctor", "cluster")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
         return {None: _search, "search": _search, "plan": _plan, "train": _train, "apply": _apply, "doctor": _doctor,
-                "sessions": cli_sessions.main, **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
+                "sessions": cli_sessions.main, "cluster": cli_cluster.main, **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
