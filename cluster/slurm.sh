@@ -16,7 +16,7 @@
 # --max-minutes below --time: the search then ends by itself, with everything saved.
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # head -n 1 would end scontrol, and with it the job
 # The address and not the name: a node may know itself as 127.0.1.1.
 ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | cut -d " " -f 1)
 port=$((20000 + SLURM_JOB_ID % 20000))

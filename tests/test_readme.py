@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import raycal
-from raycal import cli, cli_report, cli_runs, cli_sessions, config
+from raycal import cli, cli_cluster, cli_report, cli_runs, cli_sessions, config
 from raycal.sessions import readers
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
@@ -24,7 +24,8 @@ WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser,
            "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser, "reproduce": cli_runs.reproduce_parser,
-           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser}
+           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser,
+           "cluster": cli_cluster.cluster_parser}
 
 
 def blocks(*words):
@@ -111,7 +112,7 @@ def _spaces():
 def test_every_other_command_is_known():
     others = [c for c in COMMANDS if not re.match(r"(python run_search\.py|raycal) ", c)]
     known = (r'pip install -c (constraints\.txt) -e "\.\[([a-z,]+)\]" && (python run_search\.py --space grvq|pytest)',
-             r"tensorboard --logdir runs/grvq-20260101-1",
+             r"tensorboard --logdir runs/grvq-20260101-1", r"ray (up|down -y) (cluster/gpu\.yaml)( && ray submit .*)?",
              r"pip install optuna-dashboard && optuna-dashboard runs/grvq-20260101-1/study\.journal")
     assert others and all(any(re.fullmatch(k, c) for k in known) for c in others), others
     text = (ROOT / "pyproject.toml").read_text()
@@ -119,6 +120,13 @@ def test_every_other_command_is_known():
     assert (ROOT / "constraints.txt").is_file() and all(re.search(rf"^{e} = \[", text, re.M) for e in extras)
     assert {"allen", "test"} == extras
     __import__("tensorboard")
+
+
+def test_the_search_on_a_cluster_is_one_that_the_program_takes():
+    line, = [c for c in COMMANDS if "ray submit" in c]
+    up, submit, search = re.fullmatch(r"ray up (\S+) && ray submit (\S+) run_search\.py -- (.*)", line).groups()
+    args = cli.search_parser().parse_args(shlex.split(search))
+    assert up == submit and (ROOT / up).is_file() and args.address == "auto" and args.storage.startswith("s3://")
 
 
 def test_every_flag_and_setting_that_is_named_exists():
