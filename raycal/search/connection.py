@@ -16,7 +16,7 @@ from typing import Any
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.search import interruption, leftovers
+from raycal.search import autoscaling, interruption, leftovers
 
 # Train's defaults cost seconds a slot: a 2 s controller poll, a preemption watcher, metrics, a patched print.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -101,7 +101,7 @@ def slots(config: Config, trials: int, max_concurrent: int = 0, local: bool = Tr
     import ray
 
     training = config.training
-    have = ray.cluster_resources()
+    have = ray.cluster_resources() if local else autoscaling.resources()
     gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 1.0)
     per_worker = training.gpus or (1.0 if gpus and training.device != "cpu" else 0.0)
     if config.gpu_wanted() and not gpus:
@@ -213,6 +213,8 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     try:
         found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
         gently = False
+        if address:
+            autoscaling.await_slot(found.slots)
         try:
             yield found
             gently = bool(address) or not own  # a local Ray of our own takes its workers along
