@@ -23,7 +23,7 @@ RAY = pathlib.Path(sys.executable).with_name("ray")
 
 @pytest.fixture
 def aws(tmp_path, monkeypatch):
-    """An AWS on loopback with the roles of cluster/aws_roles.yaml, a home of its own, and an ssh that reaches nobody."""
+    """An AWS on loopback that has the roles, a home of its own, and an ssh to nobody."""
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
