@@ -143,7 +143,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     searched = then["parameters"].keys() | now["parameters"].keys()
-    settings = [{k: v for k, v in each["settings"].items() if k not in searched} for each in (then, now)]
+    # a setting that came with a later raycal was at its default then
+    plain = {k: v for k, v in _settings(Config()).items() if k in now["settings"]}
+    settings = [{k: v for k, v in each.items() if k not in searched}
+                for each in ({**plain, **then["settings"]}, now["settings"])]
     readable = [{k: _range(d) for k, d in each["parameters"].items()} for each in (then, now)]
     return [*_differences(*readable, "not searched"), *_differences(*settings, "none")]
 

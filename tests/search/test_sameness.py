@@ -60,6 +60,16 @@ def test_the_same_space_goes_on_whatever_the_slots_the_length_and_the_sampler(se
     assert len(study.trials) == 7
 
 
+def test_a_setting_that_came_with_a_later_raycal_was_at_its_default(searched, space):
+    study = reopened(searched, space)
+    known = study.user_attrs["space_of_trials"]
+    older = {k: v for k, v in known["settings"].items() if not k.startswith(("vae.", "model.dropout"))}
+    study.set_user_attr("space_of_trials", {**known, "settings": older})
+    assert len(reopened(searched, space).trials) == 7
+    with pytest.raises(UserError, match="model.dropout: 0.0 then, 0.5 now"):
+        reopened(searched, changed(space, **{"model.dropout": 0.5}), {"model.dropout": 0.5})
+
+
 @pytest.mark.parametrize("function, settings, words", [
     (narrower, {}, ["quantizer.codebook_size: 8 to 512 (log) then, 8 to 64 (log) now"]),
     (wider, {}, ["quantizer.type: one of ema, vq then, one of ema, vq, fsq now",
