@@ -18,11 +18,12 @@ def heard() -> Iterator[Callable[[], int]]:
     A signal that is ignored, as nohup does, stays so.
     """
     asked: list[int] = []
+    mute = _muting()
 
     def note(signum: int, frame) -> None:
         closed = signum == getattr(signal, "SIGHUP", None)
         if closed:
-            _mute()
+            mute()
         if asked and not closed:  # of a terminal that closes, both its shell and the kernel tell
             raise KeyboardInterrupt
         asked.append(signum)
@@ -34,9 +35,11 @@ def heard() -> Iterator[Callable[[], int]]:
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
     """Let a polite kill and a closed terminal end the block as ctrl-C does, so that it cleans up."""
+    mute = _muting()
+
     def end(signum: int, frame) -> None:
         if signum == getattr(signal, "SIGHUP", None):
-            _mute()
+            mute()
         raise KeyboardInterrupt
 
     with _handled(end):
@@ -75,11 +78,24 @@ def _handled(handler: Any, signals: Sequence[int] = SIGNALS) -> Iterator[None]:
             signal.signal(signum, before)
 
 
-def _mute() -> None:
-    """Print into nothing from here on where the terminal is gone: writing to it would raise."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            if os.isatty(stream.fileno()):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+def _muting() -> Callable[[], None]:
+    """Return what lets this process print into nothing from then on, where it prints on a terminal.
+
+    The streams are chosen now: once the terminal has closed, isatty() denies that it was one, and writing to it raises.
+    """
+    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if _on_terminal(stream)]
+
+    def mute() -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in terminals:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+    return mute
+
+
+def _on_terminal(stream: Any) -> bool:
+    try:
+        return os.isatty(stream.fileno())
+    except (OSError, ValueError, AttributeError):  # no file behind it, or none at all
+        return False
