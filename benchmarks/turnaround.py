@@ -97,6 +97,7 @@ def slot(trials: int) -> list[float]:
     import numpy as np
 
     from raycal.config import Config
+    from raycal.search.parcel import Parcel
     from raycal.search.slots import SlotPool
     from raycal.search.trainable import BorrowedSlot
     from raycal.sessions import store
@@ -109,7 +110,7 @@ def slot(trials: int) -> list[float]:
         ray.get(pool.set_dataset.remote(refs))
         payload = {"config": Config().flat(), "folder": str(folder / "trial"), "trainer": empty}
         trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=pool), {"CPU": 0.001})
-        return timed(trainable, {"payload": payload}, trials, folder, reuse=True)
+        return timed(trainable, {"number": 0, "payload": Parcel(payload)}, trials, folder, reuse=True)
 
 
 def search(trials: int) -> list[float]:

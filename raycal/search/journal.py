@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +28,18 @@ class Journal(JournalFileBackend):
         self._patiently(lambda: _append(self._path, data))
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        return self._patiently(lambda: list(super(Journal, self).read_logs(log_number_from)))
+        logs = self._patiently(lambda: list(super(Journal, self).read_logs(log_number_from)))
+        # the only reader goes on where it stopped; Optuna would keep the place of every line
+        last = max(self._log_number_offset)
+        self._log_number_offset = {0: 0, last: self._log_number_offset[last]}
+        return map(_shared, logs)
+
+
+def _shared(value: Any) -> Any:
+    """Return what JSON held with the names of its keys shared: of every trial they are the same, and half its memory."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared(part) for key, part in value.items()}
+    return value
 
 
 def _append(path: pathlib.Path, data: bytes) -> None:

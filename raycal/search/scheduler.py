@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.search.parcel import Parcel
 from raycal.search.study import Record
 
 # How the end of a job is told: Optuna learns from PRUNED and ignores FAIL.
@@ -150,20 +151,23 @@ class Asker(_Unsaved, Searcher):
 
     def __init__(self, referee: Referee):
         Searcher.__init__(self)
-        self._referee, self._numbers = referee, {}
+        self._referee, self._jobs = referee, {}
 
     def suggest(self, trial_id: str):
-        config = self._referee.guarded(self._referee.start)
-        if config is None:
+        job = self._referee.guarded(self._referee.start)
+        if job is None:
             return Searcher.FINISHED if self._referee.over else None  # a running trial may need another slot
-        self._numbers[trial_id] = config["number"]
-        return config
+        self._jobs[trial_id] = {**job, "payload": Parcel(job["payload"])}
+        return self._jobs[trial_id]
 
     def on_trial_complete(self, trial_id: str, result=None, error: bool = False) -> None:
-        number = self._numbers.pop(trial_id, None)
-        if number is None:
+        job = self._jobs.pop(trial_id, None)
+        if job is None:
             return
-        self._referee.guarded(lambda: self._referee.end(number, None if error or not result else result["event"].event))
+        last = result["event"] if result and not error else None
+        self._referee.guarded(lambda: self._referee.end(job["number"], last.content if last else None))
+        for parcel in filter(None, (job["payload"], last)):
+            parcel.empty()
 
 
 class Stopper(_Unsaved, FIFOScheduler):
@@ -174,12 +178,16 @@ class Stopper(_Unsaved, FIFOScheduler):
         self._referee = referee
 
     def on_trial_result(self, tune_controller, trial, result: dict[str, Any]) -> str:
-        event, number = result["event"].event, result["number"]
+        event, number = result["event"].content, result["number"]
         if event["kind"] == "paused":
             self._referee.guarded(lambda: self._referee.pause(number, event))
         stop = event["kind"] == "epoch" and not event["done"] and \
             self._referee.guarded(lambda: self._referee.epoch(number, event))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller, trial, result: dict[str, Any]) -> None:
+        trial.run_metadata.metric_analysis.clear()  # of seconds and iterations, which Tune would keep for every trial
+        trial.run_metadata.metric_n_steps.clear()
 
 
 class Halter(_Unsaved, tune.Stopper):

@@ -11,19 +11,25 @@ from typing import Any
 import ray
 from ray import tune
 
+from raycal.search.parcel import Parcel
 from raycal.search.slots import Empty, NoSlot
 
 
 class BorrowedSlot(tune.Trainable):
-    """Class trainable without a CPU, with reuse_actors; its config is {"number", "payload"}."""
+    """Class trainable without a CPU, with reuse_actors; its config is {"number", "payload": Parcel}."""
 
     def setup(self, config: dict[str, Any], pool=None) -> None:
         self._pool, self._seq = pool, None
+        self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._return()
-        self.config = new_config
+        self._take(new_config)
         return True
+
+    def _take(self, job: dict[str, Any]) -> None:
+        """Take a job out of what Tune would send back with every result."""
+        self._number, self._payload, self.config = job["number"], job["payload"].content, {}
 
     def step(self) -> dict[str, Any]:
         try:
@@ -35,11 +41,11 @@ class BorrowedSlot(tune.Trainable):
         done = event["kind"] not in ("epoch", "paused") or event.get("done", False)
         if done:
             self._return()
-        return {"number": self.config["number"], "event": _Opaque(event), "done": done}
+        return {"number": self._number, "event": Parcel(event), "done": done}
 
     def _next(self) -> dict[str, Any]:
         if self._seq is None:
-            self._seq = ray.get(self._pool.borrow.remote(self.config["number"], self.config["payload"]))
+            self._seq = ray.get(self._pool.borrow.remote(self._number, self._payload))
         return ray.get(self._pool.step.remote(self._seq))
 
     def _return(self) -> None:
@@ -55,13 +61,3 @@ class BorrowedSlot(tune.Trainable):
         return {}  # the worker writes the state of its trial; a trainable has none
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None: ...
-
-
-class _Opaque:
-    """Carries an event through Tune, which flattens and prints the dicts it sees."""
-
-    def __init__(self, event: dict[str, Any]):
-        self.event = event
-
-    def __repr__(self) -> str:
-        return self.event["kind"]

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import copy
 import math
 import pickle
-from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from raycal.search.parcel import Parcel
 from raycal.search.scheduler import TEARS, Asker, Halter, Referee, Stopper
 
 
@@ -45,7 +46,7 @@ def ended(referee, number):
 
 def result(number, event):
     """What Tune hands on of a trainable's result."""
-    return {"number": number, "event": SimpleNamespace(event=event)}
+    return {"number": number, "event": Parcel(event)}
 
 
 def test_a_full_trial_is_complete_with_the_value_and_metrics_of_its_best_epoch(referee, event):
@@ -249,3 +250,20 @@ def test_the_halter_closes_the_record_when_time_is_over(referee):
 def test_nothing_of_the_driver_travels_when_tune_pickles(referee):
     for made in (Asker(referee), Stopper(referee), Halter(referee, lambda: True)):
         assert vars(pickle.loads(pickle.dumps(made))) == {}
+
+
+def test_tune_keeps_nothing_of_a_job_whose_trial_has_ended(referee, event):
+    asker = Asker(referee)
+    given = copy.deepcopy(asker.suggest("a"))  # as Tune does
+    assert given["payload"].content["config"]["training.epochs"] == 9
+    last = Parcel(event(1, 0.5, done=True))
+    asker.on_trial_complete("a", {"event": last})
+    assert ended(referee, 0).state == TrialState.COMPLETE and ended(referee, 0).value == 0.5
+    assert given["payload"].content == last.content == {}
+
+
+def test_a_trainable_that_was_lost_tells_tune_nothing_and_its_trial_goes_on(referee):
+    asker = Asker(referee)
+    asker.suggest("a")
+    asker.on_trial_complete("a", error=True)
+    assert asker.suggest("b")["number"] == 0
