@@ -110,15 +110,15 @@ def test_a_trial_torn_from_its_slot_goes_on_in_another(run, event):
     mended = []
     referee = make(run.open(wanted=1), mend=mended.append)
     asker = Asker(referee)
-    started = asker.suggest("a")
-    assert started["payload"]["reported"] == 0
+    started = asker.suggest("a")["payload"].content
+    assert started["reported"] == 0
     for epoch in (1, 2, 3):
         referee.epoch(0, event(epoch, 1.0 / epoch))
     lost = {"kind": "lost", "message": "the pool of slots died"}
     asker.on_trial_complete("a", result(0, lost))
     assert mended == [lost] and ended(referee, 0).state == TrialState.RUNNING
     again = asker.suggest("b")
-    assert again == {"number": 0, "payload": {**started["payload"], "reported": 2}}
+    assert again["number"] == 0 and again["payload"].content == {**started, "reported": 2}
     assert asker.suggest("c") is None, "the search is not over: the trial may be torn off once more"
     asker.on_trial_complete("b", result(0, event(4, 0.2, done=True)))
     assert ended(referee, 0).value == 0.2 and asker.suggest("d") == Searcher.FINISHED
