@@ -71,13 +71,15 @@ def derived(config: Config, measured: Sequence[Mapping[str, float]], trials: int
     judging = measured[0]["judging"]
     epochs, whole = [m["step"] * m["steps"] + judging for m in measured], config.training.epochs
     low, _, high = statistics.quantiles(epochs, n=4) if len(epochs) > 1 else epochs * 3
+    mean = statistics.fmean(epochs)
+    low, high = min(low, mean), max(high, mean)  # a few corners may outweigh the quarters
 
     def lasting(epochs_each: float, seconds: float) -> float:
         return (epochs[0] * whole + seconds * epochs_each * (trials - 1)) / min(slots, trials) if trials else 0.0
 
     first, expected = stopped_after(config.search.pruner, whole)
     return {"epoch": (epochs[0], min(epochs), max(epochs)), "slots": slots, "trials": trials,
-            "search": (lasting(expected, statistics.fmean(epochs)), lasting(first, low), lasting(whole, high)),
+            "search": (lasting(expected, mean), lasting(first, low), lasting(whole, high)),
             "confirm": (trainings, epochs[0] * whole * math.ceil(trainings / slots))}
 
 
