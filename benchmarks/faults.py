@@ -62,7 +62,7 @@ def parts(folder: pathlib.Path, epochs: int = 24, trials: int = 4) -> Iterator[R
         check(run, undisturbed(folder / "undisturbed", arguments, {"search.trials": trials}))
 
 
-def driver(folder: pathlib.Path, epochs: int = 48, trials: int = 4, only: Sequence[str] = ()) -> Iterator[Row]:
+def driver(folder: pathlib.Path, epochs: int = 48, trials: int = 10, only: Sequence[str] = ()) -> Iterator[Row]:
     arguments = searching.given(folder, epochs)
     with search(folder, [*arguments, "--trials", str(trials)]) as run:
         run.start()
