@@ -82,7 +82,7 @@ class Search:
         self.began = time.monotonic()
         self.driver = subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *arguments], stdin=inner,
                                        stdout=inner, stderr=inner, env=self._environment, start_new_session=True,
-                                       preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                                       preexec_fn=_as_in_a_shell)
         os.close(inner)
         self._sessions.append(self.driver.pid)
         self._said = bytearray()
@@ -189,6 +189,13 @@ class Search:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
+
+
+def _as_in_a_shell() -> None:
+    """Give a driver the terminal, and the signals that this process ignores where it runs in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def _mapped(name: str) -> bool:

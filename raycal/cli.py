@@ -9,7 +9,7 @@ import math
 import sys
 from typing import Any
 
-from raycal import cli_cluster, cli_report, cli_runs, cli_sessions
+from raycal import cli_cluster, cli_report, cli_runs, cli_sessions, terminal
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
@@ -19,6 +19,11 @@ VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "e
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return its exit status: 0 done, 1 nothing came of it, 2 bad input, 128 + N ended by signal N."""
+    with terminal.outlived():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv.pop(0) if argv and argv[0] in VERBS else None
     try:

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,13 +16,9 @@ def heard() -> Iterator[Callable[[], int]]:
     A signal that is ignored, as nohup does, stays so.
     """
     asked: list[int] = []
-    mute = _muting()
 
     def note(signum: int, frame) -> None:
-        closed = signum == getattr(signal, "SIGHUP", None)
-        if closed:
-            mute()
-        if asked and not closed:  # of a terminal that closes, both its shell and the kernel tell
+        if asked and signum != getattr(signal, "SIGHUP", None):  # of a terminal that closes, both its shell and the kernel tell
             raise KeyboardInterrupt
         asked.append(signum)
 
@@ -35,11 +29,7 @@ def heard() -> Iterator[Callable[[], int]]:
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
     """Let a polite kill and a closed terminal end the block as ctrl-C does, so that it cleans up."""
-    mute = _muting()
-
     def end(signum: int, frame) -> None:
-        if signum == getattr(signal, "SIGHUP", None):
-            mute()
         raise KeyboardInterrupt
 
     with _handled(end):
@@ -76,26 +66,3 @@ def _handled(handler: Any, signals: Sequence[int] = SIGNALS) -> Iterator[None]:
     finally:
         for signum, before in previous.items():
             signal.signal(signum, before)
-
-
-def _muting() -> Callable[[], None]:
-    """Return what lets this process print into nothing from then on, where it prints on a terminal.
-
-    The streams are chosen now: once the terminal has closed, isatty() denies that it was one, and writing to it raises.
-    """
-    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if _on_terminal(stream)]
-
-    def mute() -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for descriptor in terminals:
-            os.dup2(nowhere, descriptor)
-        os.close(nowhere)
-
-    return mute
-
-
-def _on_terminal(stream: Any) -> bool:
-    try:
-        return os.isatty(stream.fileno())
-    except (OSError, ValueError, AttributeError):  # no file behind it, or none at all
-        return False

@@ -10,9 +10,10 @@ import time
 
 BUSY = """
 import hashlib, pathlib, sys
+from raycal import terminal
 from raycal.search import interruption
 
-with interruption.{block}():
+with terminal.outlived(), interruption.{block}():
     print("begun", flush=True)
     try:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)  # no signal is heard before it returns
