@@ -1,7 +1,6 @@
 """`ray up` against a stand-in for AWS, as far as the machines are asked for: none boots, so SSH is a stand-in too."""
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import signal
@@ -111,6 +110,6 @@ def test_workers_may_write_the_bucket_and_nothing_else(aws):
     assert all(action.startswith("s3:") for s in allowed for action in s["Action"])
     inline, = head.policies.all()
     document = inline.policy_document
-    document = json.loads(document) if isinstance(document, str) else document  # moto gives back what it was given
+    document = yaml.safe_load(document) if isinstance(document, str) else document  # moto gives back text, of JSON or of Python
     passed, = [s["Resource"] for s in document["Statement"] if s["Action"] == "iam:PassRole"]
     assert passed == worker.arn
