@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raycal.checks import check_conditions
 from raycal.errors import UserError
 from raycal.metrics.blocks import FIT_FRAMES, evenly, standardised
 from raycal.metrics.cosmoothing import folds
@@ -30,6 +31,7 @@ RIDGE = 1e-3  # a frame, of the regression of factors on pooled neurons
 @torch.no_grad()
 def start(model: VAE, dataset: Any, config: Config) -> None:
     """Set the weights of a VAE from train frames alone; draws nothing at random besides what it was built with."""
+    check_conditions(config, dataset.behavior_names, {r.id: r.still for r in dataset.recordings})
     if config.vae.reconstruction == "poisson":  # its readings go through a softplus: no linear model is near
         _check_counts(dataset)
         return

@@ -94,3 +94,13 @@ def test_conditions_that_are_not_there_are_refused(settings):
     prepared = prepare([made()[0]], settings.sessions, 16)
     with pytest.raises(UserError, match="vae.condition=always: no behaviour is in every session"):
         next(train(settings.replace({"vae.condition": "always"}), prepared))
+
+
+@pytest.mark.parametrize("running", [np.nan, 2.0])
+def test_conditions_that_say_nothing_are_refused(running, settings):
+    session, behavior = made()[1], made()[1].behavior.copy()
+    behavior[:, session.behavior_names.index("running")] = running
+    prepared = prepare([made(behavior=behavior, behavior_names=session.behavior_names)[0]], settings.sessions, 16)
+    with pytest.raises(UserError, match=r"session s: running: constant or not .*--set sessions.behavior=\[stimulus\]"):
+        next(train(settings.replace({"vae.condition": "always"}), prepared))
+    assert next(train(settings, prepared)).objective < 1.0  # observed: as far as it is there
