@@ -89,14 +89,14 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
 
 
 def _compare(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
-    """Write the co-smoothing R2 of classical models with as many latents, on the validation part."""
+    """Write the co-smoothing R2 of classical models, with as many latents and at their best, on validation blocks."""
     import json
 
-    from raycal.metrics.cosmoothing import baselines
+    from raycal.metrics.cosmoothing import baselines, best_sizes
     from raycal.search.folder import write_atomically
 
     vae = trained.config.vae
-    found = baselines(dataset, vae.latents + vae.window_latents)
+    found = baselines(dataset, vae.latents + vae.window_latents, sizes=best_sizes(dataset))
     write_atomically(folder / "cosmoothing.json", json.dumps(found, indent=1))
 
 
