@@ -39,7 +39,7 @@ class Applied(NamedTuple):
     arrays: `codes` (S, C), `code_frames` (S,) the first frame of each, `latents` (S, D) before quantization,
     `reconstruction` (T, N) in the session's own unit, `behavior` (T, K) decoded, `behavior_names`, `behavior_units`
     (K,) and `times` (T,) in s. NaN where the model says nothing: outside segments, and neurons that it does not see.
-    Of a family without codes: `latents`, a step a frame, `code_frames`, `reconstruction` and `times`.
+    Of a family without codes: `latents` (T, D), `reconstruction` and `times`.
     metrics: figures of the whole session, as raycal.report.applied.ABOUT defines them.
     """
 
@@ -98,10 +98,11 @@ def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: Applied
 def apply(trained: Trained, session: Session) -> Applied:
     """Return everything a model says of a session; raise UserError where it has no read-in for it."""
     entry, seen = trained.entry(session), _seen_in_training(trained, session)
-    arrays = {"code_frames": trained.code_frames(session), "latents": np.concatenate(trained.encode(session)),
+    arrays = {"latents": np.concatenate(trained.encode(session)) if trained.coded else trained.latents(session),
               "reconstruction": trained.reconstruct(session), "times": session.times}
     if trained.coded:
-        arrays |= {"codes": trained.codes(session), "behavior": trained.decode_behavior(session),
+        arrays |= {"codes": trained.codes(session), "code_frames": trained.code_frames(session),
+                   "behavior": trained.decode_behavior(session),
                    "behavior_names": np.array(trained.behavior_names, str),
                    "behavior_units": np.array(trained.data["behavior_units"], str)}
     seconds = sum(stop - start for start, stop in session.segments) / _rate(session, entry)
