@@ -23,7 +23,7 @@ from raycal.metrics.decoding import r2
 from raycal.metrics.reconstruction import ReconstructionSums, mean_r
 from raycal.models import quantizers
 from raycal.report.applied import AppliedFolder
-from raycal.sessions.behavior import feature_frames, features, having, series, source_names
+from raycal.sessions.behavior import named
 from raycal.sessions.scalers import Scaler, behavior_scaler, float32, scalers
 
 if TYPE_CHECKING:
@@ -163,11 +163,8 @@ def _codes(codes: np.ndarray, config: Config, seconds: float, bits: float | None
 def _decoding(trained: Trained, session: Session, prediction: np.ndarray, entry: dict[str, Any],
               seen: bool) -> dict[str, float]:
     """Return {behaviour: R2} of prediction (T, K), of those that the session has and that vary in it."""
-    settings, names = trained.config.sessions, trained.behavior_names
-    wanted = source_names(names) if settings.features else names
-    target = series(having(session, wanted), wanted, session.segments, 0.0)
-    if settings.features:
-        target = features(target, session.segments, feature_frames(settings, _rate(session, entry)))
+    names = trained.behavior_names
+    target = named(session, names, trained.config.sessions, _rate(session, entry))
     said = ~np.isnan(prediction).any(axis=1)
     target, prediction = target[said], prediction[said]
     scaler = [entry[f"behavior_{k}"].numpy() for k in ("center", "spread")] if seen else behavior_scaler(target)

@@ -1,7 +1,8 @@
-"""What a model with latents of frames makes of latents: traces of the neurons of a session, in its own unit.
+"""What a model with latents of frames makes of them, found or drawn: traces of a session's neurons, in its own unit.
 
     best = raycal.load("runs/vae-1")
-    traces = best.decode(best.latents(session), session)    # what reconstruct(session) returns
+    traces = best.decode(best.latents(session), session)            # (T, N), what reconstruct(session) returns
+    drawn = best.sample(session, session, draws=10)                 # (10, T, N), under the session's own behaviour
 
 Shapes: T frames, N neurons, D latents, K behaviours.
 """
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raycal.errors import UserError, nearest
-from raycal.seen import in_own_unit
+from raycal.seen import Seen, in_own_unit
+from raycal.sessions.behavior import named
 
 if TYPE_CHECKING:
     from raycal.inference import Trained
@@ -46,6 +48,44 @@ def decode(trained: Trained, latents: np.ndarray, session: Session | str,
             given = None if told is None else torch.from_numpy(told.T[None, :, first:first + FRAMES]).to(device)
             rows.append(model.decode(z, index, given)[0].mT.float().cpu().numpy())
     return in_own_unit(np.concatenate(rows), entry)
+
+
+def sample(trained: Trained, session: Session | str, behavior: np.ndarray | Session | None = None, frames: int = 0,
+           draws: int = 1, seed: int = 0) -> np.ndarray:
+    """Return traces (draws, T, N) float32 of a session's neurons, of latents drawn from the prior N(0, 1).
+
+    Frames are those of the model's rate. In the prior they are independent of each other (but for latents of a window,
+    drawn anew every windows.length frames), so what goes over time in a sample, behaviour tells. As `decode` returns
+    them, traces are expected ones, in the session's own unit. behavior: (T, K) as in `decode`; a Session: its own, at
+    the model's rate and smoothed as in training; None: none is told, and T is `frames`. The same seed gives the same
+    draws. Raise UserError where behaviour does not fit, is not there, or neither it nor frames says how many.
+    """
+    trained.check_latents()
+    entry = entry_of(trained, session)
+    told = behavior_of(trained, behavior, entry) if hasattr(behavior, "behavior_names") else behavior
+    if draws < 1 or (told is None and frames < 1):
+        raise UserError(f"sample: draws={draws}, frames={frames}: give at least one draw, and behavior or at least one "
+                        "frame")
+    if told is not None and frames not in (0, len(told)):
+        raise UserError(f"sample: frames={frames} with behavior of {len(told)} frames; leave frames out")
+    rng, vae = np.random.default_rng(seed), trained.config.vae
+    frames, length = frames if told is None else len(told), trained.config.windows.length
+    z = rng.standard_normal((draws, frames, vae.latents + vae.window_latents), np.float32)
+    z[..., vae.latents:] = z[:, np.arange(frames) // length * length, vae.latents:]
+    return np.stack([decode(trained, one, session, told) for one in z])
+
+
+def behavior_of(trained: Trained, session: Session, entry: dict[str, Any]) -> np.ndarray:
+    """Return a session's behaviour (T, K) as the model was trained on it: its rate, columns and smoothing.
+
+    Raise UserError where the session has none of the columns.
+    """
+    settings, names, session = trained.config.sessions, trained.behavior_names, Seen.of(session, entry).session
+    found = named(session, names, settings, entry["rate"], settings.smooth_behavior * entry["rate"])
+    if names and np.isnan(found).all():
+        raise UserError(f"session {session.id!r}: has none of the behaviours {', '.join(names)} that the model was "
+                        "told; give an array, or leave behavior out")
+    return found
 
 
 def entry_of(trained: Trained, session: Session | str) -> dict[str, Any]:

@@ -115,6 +115,13 @@ class Trained:
 
         return generative.decode(self, latents, session, behavior)
 
+    def sample(self, session: Session | str, behavior: np.ndarray | Session | None = None, frames: int = 0,
+               draws: int = 1, seed: int = 0) -> np.ndarray:
+        """Return traces (draws, T, N) of latents drawn from the prior, under behaviour or none (raycal.generative)."""
+        from raycal import generative
+
+        return generative.sample(self, session, behavior, frames, draws, seed)
+
     def codes(self, session: Session) -> np.ndarray:
         """Return the code indices (S, C) int64 of all segments, in time; `code_frames` says where each begins.
 

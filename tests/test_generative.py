@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from raycal.config import Config
 from raycal.errors import UserError
+from raycal.generative import behavior_of
 from raycal.inference import load
 from raycal.overlap import cover, shares
+from raycal.sessions.prepare import prepare
+from raycal.training import checkpoint
+from raycal.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +120,74 @@ def test_a_file_of_it_holds_latents_and_traces_frame_by_frame(trained, sessions)
     assert set(arrays) == {"latents", "reconstruction", "times"}
     assert arrays["latents"].shape == (1501, 5)
     assert metrics["nmse"] < 0.92
+
+
+def test_a_sample_is_what_standard_normal_latents_decode_to(trained, sessions):
+    """Latents of frames are independent, those of a window are drawn anew every 17 frames."""
+    drawn = trained.sample("s12", frames=40, draws=3, seed=5)
+    assert drawn.shape == (3, 40, 12) and drawn.dtype == np.float32
+    z = np.random.default_rng(5).standard_normal((3, 40, 5), np.float32)
+    for k, first in ((0, 0), (20, 17), (39, 34)):
+        want = trained.decode(np.concatenate((z[1, [k], :3], z[1, [first], 3:]), 1), "s12")
+        np.testing.assert_allclose(drawn[1, k], want[0], rtol=1e-5)
+    assert np.array_equal(drawn, trained.sample(sessions[0], frames=40, draws=3, seed=5))
+    assert not np.array_equal(drawn, trained.sample("s12", frames=40, draws=3, seed=6))
+
+
+def test_samples_lie_about_the_recording_in_its_unit(vae):
+    """A gain of 3 in the file, and an offset, are found in samples."""
+    trained = load(vae[0])
+    for session in vae[1]:
+        drawn = trained.sample(session, frames=2000)[0]
+        away = (drawn.mean(0) - session.traces.mean(0)) / session.traces.std(0)
+        assert np.abs(away).max() < 0.6
+        assert (drawn.std(0) < 2.0 * session.traces.std(0)).all()
+    entry = trained.entry(vae[1][0])
+    before = trained.sample("s12", frames=20)
+    entry["center"], entry["spread"] = 3.0 * entry["center"] + 7.0, 3.0 * entry["spread"]
+    np.testing.assert_allclose(trained.sample("s12", frames=20), 3.0 * before + 7.0, rtol=1e-4)
+
+
+def test_behaviour_that_is_told_takes_part_and_nan_is_not_told(trained, sessions):
+    session = sessions[0]
+    under, without = trained.sample(session, session), trained.sample(session, frames=1501)
+    assert under.shape == (1, 1501, 12) and np.isfinite(under).all()
+    assert not np.allclose(under, without, rtol=1e-3)
+    assert np.array_equal(under, trained.sample(session, session.behavior)), "neither smoothed nor resampled"
+    assert np.array_equal(without, trained.sample(session, np.full((1501, 2), np.nan)))
+    other = trained.sample("s9", session)
+    assert other.shape == (1, 1501, 9), "the neurons of one animal, the behaviour of another"
+
+
+def test_behaviour_is_told_as_in_training(tmp_path, sessions):
+    config = Config().replace({
+        "model.family": "vae", "model.downsample": 1, "search.objective": "cosmoothing_r2", "model.width": 16,
+        "windows.length": 16, "windows.min_steps": 1, "windows.stride": 400, "vae.latents": 3, "vae.identity": 8,
+        "training.epochs": 1, "training.device": "cpu", "sessions.resample": 2.5, "sessions.smooth_behavior": 0.6})
+    state: dict = {}
+    dataset = prepare(sessions[:1], config.sessions, 16, log=lambda _: None)
+    for _ in train(config, dataset, save=state.update):
+        pass
+    checkpoint.save(tmp_path / "model.pt", checkpoint.export(state))
+    trained, prepared = load(tmp_path), dataset.recordings[0]
+    told = behavior_of(trained, sessions[0], trained.entry(sessions[0]))
+    first, last = prepared.pieces["train"][0]
+    np.testing.assert_allclose(told[:last - 8], prepared.behavior[:last - 8], atol=1e-4)
+    assert trained.sample("s12", sessions[0]).shape == (1, len(told), 12) and len(told) == 750
+    assert trained.latents(sessions[0]).shape == (1501, 3) and np.isfinite(trained.reconstruct(sessions[0])).all()
+
+
+@pytest.mark.parametrize("options,said", [
+    ({}, "draws=1, frames=0: give at least one draw, and behavior or at least one frame"),
+    ({"frames": 5, "draws": 0}, "draws=0"), ({"behavior": np.zeros((4, 2)), "frames": 5}, "leave frames out"),
+    ({"behavior": np.zeros((4, 3))}, r"behavior of shape \(4, 3\): give \(4, 2\)"),
+])
+def test_samples_that_cannot_be_are_said(options, said, trained):
+    with pytest.raises(UserError, match=said):
+        trained.sample("s12", **options)
+
+
+def test_behaviour_that_is_not_there_is_said(trained, sessions):
+    blind = dataclasses.replace(sessions[0], behavior=np.full((1501, 2), np.nan, np.float32))
+    with pytest.raises(UserError, match="'s12': has none of the behaviours running, stimulus"):
+        trained.sample("s12", blind)
