@@ -62,7 +62,8 @@ def restored_model(state: dict[str, Any], device: str | torch.device = "cpu") ->
     model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]),
                          [s["neurons"] for s in data["sessions"]])
     model.load_state_dict(state["model"])
-    return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"])
+    return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"],
+                   state.get("arrays", {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ class Trained:
     metrics: dict[str, float] = field(repr=False)
     fingerprint: str
     versions: dict[str, str]
+    arrays: dict[str, Any] = field(default_factory=dict, repr=False)  # what evaluate.measure left to draw
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
@@ -90,6 +92,11 @@ class Trained:
     @property
     def behavior_names(self) -> tuple[str, ...]:
         return tuple(self.data["behavior_names"])
+
+    def latent_name(self, latent: int) -> str:
+        """Return what a column of `latents` is called: those of whole windows stand after those of frames."""
+        of_frames = self.config.vae.latents
+        return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
 
     def encode(self, session: Session) -> list[np.ndarray]:
         """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames."""

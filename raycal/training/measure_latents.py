@@ -31,7 +31,10 @@ LEAST_NOISE = 1e-4  # variance of z-scored traces
 
 
 def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return metrics by name, and arrays: "kl" (D,) in nats a frame, "examples".
+    """Return metrics by name, and arrays: "kl" (D,) in nats a frame, "latents" of the train part, "examples".
+
+    latents: "mean" and "sd" (D,) of the aggregate posterior, draws of all frames pooled; "moved" (D,) the variance of
+    its mean from frame to frame.
 
     cosmoothing_r2: R2 of neurons that are hidden fold by fold, from the others; cosmoothing_r2_given_behavior: with
     behaviour besides; nmse, r: of all neurons, seen; rate, distortion, elbo (their negative sum), iwae (a tighter
@@ -46,6 +49,7 @@ class _Session(NamedTuple):
     """What the posterior says of a session's part, frame by frame in time (F frames)."""
 
     mean: np.ndarray  # (F, D)
+    variance: np.ndarray  # (F, D)
     kl: np.ndarray  # (F, D) nats
     errors: np.ndarray  # (N,) mean squared error of one draw's reconstruction, z-scored
 
@@ -72,7 +76,7 @@ class _Judge:
                    **self._decoded(train, here)}
         if self._model.n_behaviors:
             metrics["cosmoothing_r2_given_behavior"] = self._cosmoothing(given=True)
-        return metrics, {"kl": kl.mean(0), "examples": examples}
+        return metrics, {"kl": kl.mean(0), "latents": _aggregate(train), "examples": examples}
 
     def _windows(self, part: str) -> Iterator[tuple[Part, Tensor]]:
         for (windows,), keep in self._sampler.cover(part, self._batch):
@@ -111,13 +115,13 @@ class _Judge:
             q = self._posterior(windows)
             error = self._error(windows, self._model.decode(q.sample(), windows.session)).square()
             counted = keep[:, None] if windows.valid is None else keep[:, None] & windows.valid
-            found[windows.session].append((_numpy(q.mean)[_numpy(keep)], _numpy(q.kl())[_numpy(keep)], np.stack(
+            found[windows.session].append((*(_numpy(x)[_numpy(keep)] for x in (q.mean, q.variance, q.kl())), np.stack(
                 (_numpy((error * counted).double().sum((0, 2))), _numpy(counted.expand_as(error).sum((0, 2)))), 1)))
         told = []
         for batches in found:
-            mean, kl, errors = zip(*batches)
+            *frames, errors = zip(*batches)
             total, count = sum(errors).T
-            told.append(_Session(np.concatenate(mean), np.concatenate(kl), total / np.maximum(count, 1)))
+            told.append(_Session(*map(np.concatenate, frames), total / np.maximum(count, 1)))
         return told
 
     def _bounds(self, noise: list[np.ndarray]) -> tuple[float, float]:
@@ -174,6 +178,13 @@ class _Judge:
     def _add(sums: list[ReconstructionSums], windows: Part, said: Tensor, keep: Tensor) -> None:
         valid = None if windows.valid is None else _numpy(windows.valid)
         sums[windows.session].add(_numpy(windows.traces), _numpy(said), _numpy(keep), valid)
+
+
+def _aggregate(told: list[_Session]) -> dict[str, np.ndarray]:
+    """Return mean and sd (D,) of draws from the posteriors of all frames pooled, and how their mean moves."""
+    mean, variance = (np.concatenate(some) for some in zip(*((s.mean, s.variance) for s in told)))
+    moved = mean.var(0)
+    return {"mean": mean.mean(0), "sd": np.sqrt(moved + variance.mean(0)), "moved": moved}
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -51,6 +51,13 @@ def test_at_its_start_it_is_factor_analysis(found, dataset):
     assert found.metrics["val/cosmoothing_r2"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_aggregate_posterior_of_factor_analysis_is_its_prior(found):
+    """At its maximum the posteriors of all train frames together have mean 0 and variance 1."""
+    latents = found.arrays["latents"]
+    assert np.abs(latents["mean"]).max() < 0.02 and latents["sd"] == pytest.approx([1.0] * 3, abs=0.03)
+    assert (latents["moved"] < latents["sd"] ** 2).all() and (latents["moved"] > 0.5).all()
+
+
 @pytest.mark.parametrize("pooling", ["mean", "attention", "identity"])
 def test_other_poolings_start_near_it(pooling, settings, dataset):
     settings = settings.replace({"vae.pooling": pooling})
