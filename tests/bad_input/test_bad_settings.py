@@ -65,7 +65,7 @@ def test_a_settings_file_that_is_none(name, words, refused):
 
 
 @pytest.mark.parametrize("space, words", [
-    ("qv", ["--space 'qv'", "did you mean 'vq'", "my_space.py"]), ("gone.py", ["gone.py: no such file", "grvq, quantizers, transform, vae, vq"]),
+    ("qv", ["--space 'qv'", "did you mean 'vq'", "my_space.py"]), ("gone.py", ["gone.py: no such file", "diffusion, grvq, quantizers,"]),
     ("syntax.py", ["syntax.py", "SyntaxError", "line 4", "correct the file"]),
     ("import.py", ["import.py", "No module named 'no_such_module'", "line 4"]),
     ("leaves.py", ["leaves.py", "SystemExit"]),
