@@ -132,7 +132,7 @@ class Diffusion:
     weighting: str = setting("even", choices=("even", "min_snr", "learned"))  # of the error at each time
     guidance_dropout: float = setting(0.2, low=0.0, high=1.0)  # share of training windows that see no behaviour
     guidance: float = setting(1.0, low=0.0, high=20.0)  # by behaviour: 0 ignores it, 1 follows, more exaggerates
-    sampler: str = setting("heun", choices=("euler", "midpoint", "heun", "ddim"))
+    sampler: str = setting("midpoint", choices=("euler", "midpoint", "heun", "ddim"))
     evaluations: int = setting(16, low=1, high=1000)  # of the network for each window that is drawn
 
 

@@ -15,7 +15,7 @@ def propose(trial, base):
     network(trial)
     noise(trial)
     trial.suggest_float("diffusion.guidance_dropout", 0.0, 0.9)
-    trial.suggest_categorical("diffusion.sampler", ["heun", "euler", "midpoint", "ddim"])
+    trial.suggest_categorical("diffusion.sampler", ["midpoint", "heun", "euler", "ddim"])
     trial.suggest_int("diffusion.evaluations", 4, 64, log=True)
     trial.suggest_float("optimizer.lr", 1e-4, 1e-2, log=True)
     trial.suggest_categorical("optimizer.ema", [0.0, 0.95, 0.99, 0.999])
@@ -25,8 +25,8 @@ def propose(trial, base):
 
 def network(trial):
     """Suggest what runs over time, how wide, deep and coarse it is, and whether linear denoising is given to it."""
-    core = trial.suggest_categorical("diffusion.core", ["unet", "dit"])
-    trial.suggest_categorical("diffusion.heads", [0, 2, 4] if core == "unet" else [2, 4])
+    if trial.suggest_categorical("diffusion.core", ["unet", "dit"]) == "unet":
+        trial.suggest_categorical("diffusion.heads", [4, 2, 0])
     trial.suggest_int("diffusion.depth", 1, 3)
     trial.suggest_categorical("model.width", [16, 32, 64, 96])
     trial.suggest_categorical("model.downsample", [1, 2, 4])

@@ -41,10 +41,13 @@ def simulated_sessions() -> list:
 
 def check_search(space: Space, config: Config) -> None:
     """Refuse an objective that is none, a space or a sampler that cannot serve, before anything is read."""
-    from raycal.models import objectives
+    from raycal.models import family, objectives
 
     objectives(config)
     space.check(np.random.default_rng(0))
+    if family(config).gives == "windows" and LENGTH in space.suggested(np.random.default_rng(0)):
+        raise UserError(f"--space {space.name} searches {LENGTH}: generation scores of windows of different lengths do "
+                        f"not compare; leave it out of propose(), or hold it with --set {LENGTH}={config.windows.length}")
     search = config.search
     if search.sampler == "gp":
         if space.conditional(np.random.default_rng(0)):

@@ -118,15 +118,29 @@ def _open(run: Reopened, record: Mapping[str, Any], numbers: Mapping[str, int], 
                for role, number in numbers.items()}
     taken = figures["winner"]["metrics"].get("test/bits_per_second", {}).get("mean", math.nan)
     classical = recordings.beside(baselines, opened, [r for r in (run.plan.rate_limit, taken) if r > 0], KEY)
+    drawn = _generators(run, opened, numbers["winner"])
     metric = record["metric"].replace("val/", "test/")
     values = {role: figures[role]["metrics"].get(metric, {}).get("values", [math.nan]) for role in numbers}
     difference = paired_difference(values["winner"], values["default"])._asdict()
     return {"when": now(), "fingerprints": {s.id: s.fingerprint for s in run.plan.sketches},
             "data_fingerprint": run.plan.agreement.fingerprint, "metric": metric, "direction": record["direction"],
             "versions": provenance.surroundings(run.cluster.slots.use_gpu), **figures, "difference": difference,
-            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge)},
+            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge), **drawn},
             "verdict": "on the sealed blocks " + comparison(numbers["winner"], metric, record["direction"], difference,
                                                             len(seeds))}
+
+
+def _generators(run: Reopened, opened: recordings.Prepared, winner: int) -> dict[str, Any]:
+    """Return {"generators": figures of the classical ones on the test blocks} where the winner is a generator."""
+    import ray
+
+    from raycal.metrics.real_windows import baselines
+    from raycal.models import family
+
+    if family(run.plan.config).gives != "windows":
+        return {}
+    length = run.study.get_trials(deepcopy=False)[winner].user_attrs["config"]["windows.length"]
+    return {"generators": ray.get(recordings.beside(baselines, opened, length, KEY))}
 
 
 def _judged(dataset, path: str) -> dict[str, float]:
