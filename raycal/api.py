@@ -95,9 +95,10 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
         write("code_length.json", lengths)
         pictures.write(folder, latents.draw(portrait))
     elif gives == "latents":
-        from raycal.metrics.cosmoothing import baselines
+        from raycal.metrics.cosmoothing import baselines, best_sizes
 
-        write("cosmoothing.json", baselines(dataset, config.vae.latents + config.vae.window_latents))
+        latents = config.vae.latents + config.vae.window_latents
+        write("cosmoothing.json", baselines(dataset, latents, sizes=best_sizes(dataset)))
     else:
         from raycal.metrics.real_windows import baselines as generators
 

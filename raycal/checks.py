@@ -1,7 +1,7 @@
 """Combinations of settings that no model or cluster can run, refused before either is asked."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from raycal.errors import UserError
@@ -40,14 +40,26 @@ def check(config: Config) -> None:
         _check_diffusion(config)
 
 
-def check_conditions(config: Config, behaviors: Sequence) -> None:
-    """Refuse to condition a model on behaviour that not every session has."""
-    if config.model.family == "vae" and config.vae.condition == "always" and not behaviors:
-        raise UserError("vae.condition=always: no behaviour is in every session, so there is none to condition on; "
-                        "give recordings with behaviour, or use --set vae.condition=observed")
+def check_conditions(config: Config, behaviors: Sequence, still: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Refuse to condition a model on behaviour that not every session has, or that says nothing.
+
+    still: by session, the behaviours that no train frame shows changing.
+    """
     if config.model.family == "diffusion" and config.diffusion.guidance > 1.0 and not behaviors:
         raise UserError(f"diffusion.guidance={config.diffusion.guidance:g}: no behaviour is in every session, so there "
                         "is none to be guided by; give recordings with behaviour, or leave it at 1")
+    if config.model.family != "vae" or config.vae.condition != "always":
+        return
+    if not behaviors:
+        raise UserError("vae.condition=always: no behaviour is in every session, so there is none to condition on; "
+                        "give recordings with behaviour, or use --set vae.condition=observed")
+    for session, names in (still or {}).items():
+        if names:
+            others = [name for name in behaviors if name not in names]
+            instead = f"--set sessions.behavior=[{','.join(others)}], " if others else ""
+            raise UserError(f"vae.condition=always: session {session}: {', '.join(names)}: constant or not observed in "
+                            f"every train block, so there is nothing to condition on; use {instead}--set "
+                            "vae.condition=observed, or leave the session out")
 
 
 def _check_quantizer(q: Quantizer) -> None:

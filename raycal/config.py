@@ -141,9 +141,9 @@ class Optimizer:
     name: str = setting("adamw", choices=("adamw", "adam", "sgd"))
     lr: float = setting(3e-3, low=1e-8, high=10.0)
     weight_decay: float = setting(1e-4, low=0.0, high=10.0)
-    schedule: str = setting("cosine", choices=("constant", "cosine", "step", "plateau"))
+    schedule: str = setting("cosine", choices=("constant", "cosine", "cosine_plateau", "step", "plateau"))
     warmup: float = setting(0.05, low=0.0, high=0.9)  # share of the steps
-    final: float = setting(0.05, low=0.0, high=1.0)  # share of lr that cosine and plateau end at
+    final: float = setting(0.05, low=0.0, high=1.0)  # share of lr that all but constant and step end at
     clip: float = setting(1.0, low=0.0)  # gradient norm; 0: never
     accumulate: int = setting(1, low=1, high=1024)
     ema: float = setting(0.0, low=0.0, high=0.99999)  # decay of the averaged weights; 0: none

@@ -51,19 +51,19 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
 
 
 def _cosmoothing(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the co-smoothing R2 of classical models with as many latents as the winner's."""
+    """Return the co-smoothing R2 of classical models, with as many latents as the winner's and at their best size."""
     import ray
 
-    from raycal.metrics.cosmoothing import baselines
+    from raycal.metrics.cosmoothing import baselines, best_sizes
     from raycal.search.study import best_trial
 
     best = best_trial(study)
     if best is None:
         return {"cosmoothing": {}}
     say("ridge, PCA and factor analysis of the same blocks ...")
-    config = best.user_attrs["config"]
+    config, sizes = best.user_attrs["config"], ray.get(recordings.beside(best_sizes, data))
     latents = config["vae.latents"] + config["vae.window_latents"]
-    return {"cosmoothing": ray.get(recordings.beside(baselines, data, latents))}
+    return {"cosmoothing": ray.get(recordings.beside(baselines, data, latents, "validation", sizes))}
 
 
 def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
