@@ -101,11 +101,13 @@ def check_decodable(plan: Plan, varying: Sequence[Sequence[str]]) -> None:
     """Refuse to judge by a behaviour that no validation frame shows changing; varying: those it does, a recording."""
     if "val/behavior_r2" not in plan.objectives or any(varying):
         return
+    from raycal.models import family
+
     names = plan.agreement.behavior_names
     why = f"{', '.join(names)}: constant or not observed in every validation block" if names else \
         "no behaviour is in every session"
     raise UserError(f"search.objective={plan.config.search.objective!r}: there is nothing to decode ({why})\n"
-                    "fix: give recordings with behaviour, or --objective nmse")
+                    f"fix: give recordings with behaviour, or --objective {next(iter(family(plan.config).objectives))}")
 
 
 def _check_feasible(space: Space, rate: Callable[[Config], float], limit: float, rng) -> None:
