@@ -119,14 +119,15 @@ def _open(run: Reopened, record: Mapping[str, Any], numbers: Mapping[str, int], 
                for role, number in numbers.items()}
     taken = figures["winner"]["metrics"].get("test/bits_per_second", {}).get("mean", math.nan)
     classical = recordings.beside(baselines, opened, [r for r in (run.plan.rate_limit, taken) if r > 0], KEY)
-    hidden = {} if family(run.plan.config).coded else _hidden_neurons(run, opened, numbers["winner"])
+    beside = {"latents": _hidden_neurons, "windows": _generators}.get(family(run.plan.config).gives)
+    others = beside(run, opened, numbers["winner"]) if beside else {}
     metric = record["metric"].replace("val/", "test/")
     values = {role: figures[role]["metrics"].get(metric, {}).get("values", [math.nan]) for role in numbers}
     difference = paired_difference(values["winner"], values["default"])._asdict()
     return {"when": now(), "fingerprints": {s.id: s.fingerprint for s in run.plan.sketches},
             "data_fingerprint": run.plan.agreement.fingerprint, "metric": metric, "direction": record["direction"],
             "versions": provenance.surroundings(run.cluster.slots.use_gpu), **figures, "difference": difference,
-            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge), **hidden},
+            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge), **others},
             "verdict": "on the sealed blocks " + comparison(numbers["winner"], metric, record["direction"], difference,
                                                             len(seeds))}
 
@@ -147,6 +148,15 @@ def _hidden_neurons(run: Reopened, opened: recordings.Prepared, winner: int) -> 
     latents = config["vae.latents"] + config["vae.window_latents"]
     return {"cosmoothing": ray.get(recordings.beside(cosmoothing.baselines, opened, latents, KEY, sizes)),
             "cosmoothing_sizes": sizes}
+
+
+def _generators(run: Reopened, opened: recordings.Prepared, winner: int) -> dict[str, Any]:
+    """Return {"generators": figures of the classical ones on the test blocks}."""
+    import ray
+
+    from raycal.metrics.real_windows import baselines
+    length = run.study.get_trials(deepcopy=False)[winner].user_attrs["config"]["windows.length"]
+    return {"generators": ray.get(recordings.beside(baselines, opened, length, KEY))}
 
 
 def _judged(dataset, path: str) -> dict[str, float]:
