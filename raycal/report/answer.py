@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raycal.metrics.intervals import paired_difference
-from raycal.report.confirmed import hidden_neurons
+from raycal.report.confirmed import held_out, hidden_neurons
 from raycal.report.record import LABELS, Run, metric_of, number
 
 CODES = ("transform code", "residual k-means", "grouped residual k-means", "k-means")
@@ -208,7 +208,7 @@ def _trust(run: Run) -> list[str]:
         opened = run.tests[-1]
         earlier = len(opened.get("earlier", []))
         again = f" They had been opened {earlier} times before: only the first opening was a test." if earlier else ""
-        beside = [f"There {said}." for said in hidden_neurons(opened)]
+        beside = [f"There {said}." for said in (*hidden_neurons(opened), *held_out(opened))]
         return [f"The sealed blocks were opened on {opened['when'][:10]}.{again}", *beside, *_confirmed(run)]
     return _confirmed(run)
 

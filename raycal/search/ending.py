@@ -35,7 +35,8 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
 
     beside = {"latents": _cosmoothing, "windows": _generators}.get(family(plan.config).gives)
     if beside:
-        return Ending(beside(data, study, say), None)
+        facts = beside(data, study, say)
+        return Ending(facts | (_held_out(data, study, folder, say) if data.held else {}), None)
     rates, roles = _rates(plan, study), _marked(study)
     if rates:
         say("classical codes of the same blocks, code lengths and pictures ...")
@@ -64,6 +65,19 @@ def _cosmoothing(data: recordings.Prepared, study: Any, say: Callable[[str], Non
     config, sizes = best.user_attrs["config"], ray.get(recordings.beside(best_sizes, data))
     latents = config["vae.latents"] + config["vae.window_latents"]
     return {"cosmoothing": ray.get(recordings.beside(baselines, data, latents, "validation", sizes))}
+
+
+def _held_out(data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the co-smoothing R2 of winner, default and classical models on recordings that trained nothing."""
+    from raycal.search import held_out
+    from raycal.search.study import best_trial
+
+    roles, best = _marked(study), best_trial(study)
+    if best is None:
+        return {}
+    kept, config = _models(folder, roles), best.user_attrs["config"]
+    models = {role: kept[number] for role, number in roles.items() if number in kept}
+    return {"held_out": held_out.searched(data.held, models, config["vae.latents"] + config["vae.window_latents"], say)}
 
 
 def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
