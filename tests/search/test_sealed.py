@@ -28,6 +28,7 @@ def propose(trial, base):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a search, a confirmation and a test; workers of Ray wait on a busy machine
 def test_the_winner_of_a_vae_stands_beside_ridge_pca_and_factor_analysis(ray_session, tmp_path, capsys):
     """On blocks of the animal that it was trained on, and on those of one that was held out."""
     space, run = tmp_path / "small.py", tmp_path / "run"
