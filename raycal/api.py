@@ -41,8 +41,9 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
     """Train one configuration in this process, without Ray; return the trained model (raycal.inference.Trained).
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
-    written to out/model.pt when out is given, pictures of its codes to out/figures/ and what these cost to
-    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json. on_epoch hears every raycal.training.loop.Epoch.
+    written to out/model.pt when out is given, pictures of it to out/figures/, and what its codes cost to
+    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json. on_epoch
+    hears every raycal.training.loop.Epoch.
     """
     import tempfile
 
@@ -72,7 +73,10 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
         if out:
-            (_describe if family(config).coded else _compare)(trained, dataset, folder)
+            if family(config).coded:
+                _describe(trained, dataset, folder)
+            else:
+                _compare(trained, dataset, folder, final["best"]["epoch"])
         return trained
 
 
@@ -88,16 +92,18 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
     pictures.write(folder, latents.draw(portrait))
 
 
-def _compare(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
-    """Write the co-smoothing R2 of classical models with as many latents, on the validation part."""
+def _compare(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> None:
+    """Write the co-smoothing R2 of classical models with as many latents, on the validation part, and pictures."""
     import json
 
     from raycal.metrics.cosmoothing import baselines
+    from raycal.report import frames, pictures
     from raycal.search.folder import write_atomically
 
     vae = trained.config.vae
     found = baselines(dataset, vae.latents + vae.window_latents)
     write_atomically(folder / "cosmoothing.json", json.dumps(found, indent=1))
+    pictures.write(folder, frames.draw(frames.portrait(trained, dataset, epoch)))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

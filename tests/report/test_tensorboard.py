@@ -95,6 +95,15 @@ def test_each_trial_holds_its_own_parameters_and_only_the_first_the_experiment(b
     assert "_hparams_/experiment" not in read(1).PluginTagToContent("hparams")
 
 
+def test_of_latents_it_shows_what_each_costs_and_hidden_neurons(board, told, read):
+    shown = {"session": "a", "rate": 5.0, "neurons": np.arange(2), "labels": ["", "AVA"], "scores": np.array([0.5, 0.1]),
+             "target": np.zeros((2, 2, 8)), "reconstruction": np.ones((2, 2, 8)), "r2": [np.zeros(2)]}
+    run(board, told, 0, extras={"kl": np.array([0.5, 2.5, 1.0]), "hidden": shown})
+    events = read(0)
+    assert events.Images("hidden-neurons")[0].step == 2 and events.Images("hidden-neurons")[0].width > 300
+    assert events.Histograms("latents/kl")[0].histogram_value.bucket == pytest.approx([0.5, 2.5, 1.0])
+
+
 def test_a_resumed_search_describes_the_experiment_in_its_first_trial(board, told, read):
     run(board, told, 1)
     assert "_hparams_/experiment" in read(1).PluginTagToContent("hparams")
