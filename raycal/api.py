@@ -42,13 +42,12 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
     written to out/model.pt when out is given, pictures of it to out/figures/, and what its codes cost to
-    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json. on_epoch
-    hears every raycal.training.loop.Epoch.
+    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json or
+    out/generators.json. on_epoch hears every raycal.training.loop.Epoch.
     """
     import tempfile
 
     from raycal import inference
-    from raycal.models import family
     from raycal.search.plan import SIMULATED, simulated_sessions
     from raycal.sessions.prepare import prepare
     from raycal.training import checkpoint
@@ -73,37 +72,39 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
         if out:
-            if family(config).coded:
-                _describe(trained, dataset, folder)
-            else:
-                _compare(trained, dataset, folder, final["best"]["epoch"])
+            _describe(trained, dataset, folder, final["best"]["epoch"])
         return trained
 
 
-def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
-    """Write what the codes of the validation part cost, and their pictures."""
+def _describe(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> None:
+    """Write pictures of a model of that epoch, and what its codes cost on the validation part; of one without codes,
+    how classical models do there."""
     import json
 
-    from raycal.report import latents, pictures
+    from raycal.models import family
     from raycal.search.folder import write_atomically
 
-    lengths, portrait = latents.judged(trained, dataset)
-    write_atomically(folder / "code_length.json", json.dumps(lengths, indent=1))
-    pictures.write(folder, latents.draw(portrait))
+    def write(name: str, found: Any) -> None:
+        write_atomically(folder / name, json.dumps(found, indent=1))
 
+    gives, config = family(trained.config).gives, trained.config
+    if gives == "codes":
+        from raycal.report import latents, pictures
 
-def _compare(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> None:
-    """Write the co-smoothing R2 of classical models with as many latents, on the validation part, and pictures."""
-    import json
+        lengths, portrait = latents.judged(trained, dataset)
+        write("code_length.json", lengths)
+        pictures.write(folder, latents.draw(portrait))
+    elif gives == "latents":
+        from raycal.metrics.cosmoothing import baselines, best_sizes
+        from raycal.report import frames, pictures
 
-    from raycal.metrics.cosmoothing import baselines
-    from raycal.report import frames, pictures
-    from raycal.search.folder import write_atomically
+        n_latents = config.vae.latents + config.vae.window_latents
+        write("cosmoothing.json", baselines(dataset, n_latents, sizes=best_sizes(dataset)))
+        pictures.write(folder, frames.draw(frames.portrait(trained, dataset, epoch)))
+    else:
+        from raycal.metrics.real_windows import baselines as generators
 
-    vae = trained.config.vae
-    found = baselines(dataset, vae.latents + vae.window_latents)
-    write_atomically(folder / "cosmoothing.json", json.dumps(found, indent=1))
-    pictures.write(folder, frames.draw(frames.portrait(trained, dataset, epoch)))
+        write("generators.json", generators(dataset, config.windows.length))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):
@@ -178,7 +179,7 @@ def of_run(run: str, options: Mapping[str, Any]):
     from raycal.search.folder import config_of
     from raycal.search.ready import Options
 
-    path, storage = local_run(run)
+    path, storage = local_run(run, "")
     settings = read_file(config_of(path, ""))
     section = run_section(settings)
     space, config, held = configure(space_of(section["space"], path), section.get("held") or {}, settings)
@@ -186,13 +187,13 @@ def of_run(run: str, options: Mapping[str, Any]):
     return space, config, Options(**{**options, "sessions": sessions, "resume": path, "storage": storage, "held": held})
 
 
-def local_run(run: str) -> tuple[str, str | None]:
+def local_run(run: str, flag: str = "--resume ") -> tuple[str, str | None]:
     """Return the folder of a run and where it is mirrored; one that is given by URI is fetched below runs/."""
-    if "://" not in run:
-        return run, None
-    from raycal.search.storage import fetch
+    from raycal.search import storage
 
-    return str(fetch(run, pathlib.Path("runs"))), run.rstrip("/").rsplit("/", 1)[0]
+    if not storage.is_uri(run):
+        return run, None
+    return str(storage.fetch(run, pathlib.Path("runs"), flag)), storage.parent(run)
 
 
 def listed(sessions: Any) -> Sequence[Any]:

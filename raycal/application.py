@@ -62,6 +62,7 @@ def run(model: str, sessions: Sequence[Any], out: str, *, adapt: bool = False, e
     folder, settings = AppliedFolder(out, format), dict(settings or {})
     where = device_of(Config().replace({"training.device": device}))
     trained = load(model, where)
+    trained.check_says()
     traces = settings.pop("sessions.traces", trained.config.sessions.traces)
     if not adapt and (settings or epochs):
         raise UserError(f"{next(iter(settings), '--epochs')}: has a use with --adapt alone; leave it out")

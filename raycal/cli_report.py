@@ -10,14 +10,15 @@ from raycal.flags import parser, whole
 
 def report_parser() -> argparse.ArgumentParser:
     p = parser("raycal report", "Write one HTML page of a run, or of several side by side.")
-    p.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    p.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html; of several runs report.html here)")
+    p.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its URI (s3://bucket/runs/NAME)")
+    p.add_argument("--out", metavar="FILE",
+                   help="the page (default RUN/report.html; of several runs, or of a URI, report.html here)")
     return p
 
 
 def export_parser() -> argparse.ArgumentParser:
     p = parser("raycal export", "Print a run's trials with their confirmed and tested figures.")
-    p.add_argument("run", metavar="RUN", help="folder of a run")
+    p.add_argument("run", metavar="RUN", help="folder of a run, or its URI")
     p.add_argument("--format", default="csv", metavar="F", help="csv, json, markdown or latex (default csv)")
     p.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
     return p
@@ -25,7 +26,7 @@ def export_parser() -> argparse.ArgumentParser:
 
 def compare_parser() -> argparse.ArgumentParser:
     p = parser("raycal compare", "Compare the winners of two runs over the seeds they share.")
-    p.add_argument("first", metavar="RUN_A", help="folder of a run")
+    p.add_argument("first", metavar="RUN_A", help="folder of a run, or its URI")
     p.add_argument("second", metavar="RUN_B", help="folder of another one on the same data and split")
     return p
 

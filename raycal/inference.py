@@ -78,7 +78,7 @@ class Trained:
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
-        shown = [k for k in ("val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
+        shown = [k for k in ("val/generation", "val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
         scores = "  ".join(f"{k.removeprefix('val/')} {self.metrics[k]:.4g}" for k in shown)
         return f"{self.config.model.family} of {described}\non validation: {scores}"
 
@@ -97,7 +97,11 @@ class Trained:
         return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
 
     def encode(self, session: Session) -> list[np.ndarray]:
-        """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames."""
+        """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames.
+
+        Raise UserError of a family that draws new windows and says nothing of given ones.
+        """
+        self.check_says()
         seen = self._seen(session)
         kept: list[list[np.ndarray]] = [[] for _ in session.segments]
         for segment, values in self._latents(seen):
@@ -159,8 +163,9 @@ class Trained:
         """Return traces (T, N) float32 in the session's own unit and frames, decoded from the codes, or `latents`.
 
         NaN outside segments, in stretches too short for one frame of the model's rate, and for neurons the model was
-        not trained on (not among sessions.neurons, constant or NaN ones).
+        not trained on (not among sessions.neurons, constant or NaN ones). Raise UserError as `encode` does.
         """
+        self.check_says()
         seen = self._seen(session)
         if not self.coded:
             return restored(self.decode(self._blended(seen), session), seen.grid, seen.recorded)
@@ -197,13 +202,23 @@ class Trained:
 
         return family(self.config).coded
 
+    def check_says(self) -> None:
+        """Raise UserError where the model says nothing of a recording."""
+        from raycal.models import family
+
+        if family(self.config).gives == "windows":
+            raise UserError(f"a {self.config.model.family} model draws new windows and says nothing of given ones; apply "
+                            "a model of --space grvq or --space vae")
+
     def _check_coded(self) -> None:
+        self.check_says()
         if not self.coded:
             raise UserError(f"a {self.config.model.family} writes no codes and decodes no behaviour; its latents are "
                             "what latents(session) returns")
 
     def check_latents(self) -> None:
-        """Raise UserError of a family that writes codes."""
+        """Raise UserError of a family that has no latents of frames."""
+        self.check_says()
         if self.coded:
             raise UserError(f"a {self.config.model.family} has latents of code steps, not of frames; they are what "
                             "encode(session) returns, and code_frames(session) says where each begins")

@@ -4,6 +4,9 @@ from __future__ import annotations
 import functools
 import math
 import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,12 +18,14 @@ from raycal.errors import UserError
 from raycal.report.leaderboard import OVER_LIMIT
 from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS, Keeper
+from raycal.search import storage
 from raycal.search.study import best_trial, read_study
 
-LABELS = {"val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE", "val/r": "correlation",
+LABELS = {"val/generation": "generation score", "val/c2st": "C2ST, AUC", "val/copied": "copied windows",
+          "val/evaluations": "evaluations a window", "val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE", "val/r": "correlation",
           "val/behavior_r2": "behaviour R2",
           "val/bits_per_second": "bits/s, measured", "val/usage": "codebook usage"}
-METRICS = {"cosmoothing_r2": "val/cosmoothing_r2", "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse",
+METRICS = {"generation": "val/generation", "evaluations": "val/evaluations", "cosmoothing_r2": "val/cosmoothing_r2", "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse",
            "correlation": "val/r", "behavior_r2": "val/behavior_r2",
            "bits_per_second": "val/bits_per_second"}
 
@@ -40,28 +45,51 @@ class Run:
     path: pathlib.Path
     study: optuna.Study
     summary: Mapping[str, Any]
+    uri: str = ""  # where it was downloaded from
 
     @classmethod
-    def read(cls, path: str) -> Run:
-        """Read a run and write again what follows from its study; a run that is still searched does that itself."""
+    def read(cls, run: str) -> Run:
+        """Read a run and write again what follows from its study; a run that is still searched does that itself.
+
+        run: its folder, or the URI of its copy (s3://bucket/runs/NAME), of which nothing is changed: it is downloaded
+        into a folder that goes with the Run.
+        """
+        if not storage.is_uri(run):
+            return cls._read(run)
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="raycal-run-"))
+        try:
+            found = cls._read(str(storage.fetch(run, scratch, "", storage.RUNNING)), run.rstrip("/"))
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        weakref.finalize(found, shutil.rmtree, scratch, ignore_errors=True)
+        return found
+
+    @classmethod
+    def _read(cls, path: str, uri: str = "") -> Run:
         study = read_study(path)
         folder = RunFolder.existing(path)
         if FACTS not in study.user_attrs:
-            raise UserError(f"{path}: its study says nothing of the data, so its search ended before the first trial, "
-                            "or an older raycal wrote it; search again, or go on with --resume")
+            raise UserError(f"{uri or path}: its study says nothing of the data, so its search ended before the first "
+                            "trial, or an older raycal wrote it; search again, or go on with --resume")
         keeper = Keeper(folder, study, study.user_attrs[FACTS], int(study.user_attrs.get("keep", 1)))
         try:
             folder.lock()
         except UserError:
-            return cls(folder.path, study, keeper.summary())
+            return cls(folder.path, study, keeper.summary(), uri)
         try:
-            return cls(folder.path, study, keeper.restore())
+            return cls(folder.path, study, keeper.restore(), uri)
         finally:
             folder.unlock()
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def place(self) -> str:
+        """Return what a command is to be given for this run."""
+        return self.uri or str(self.path)
 
     @functools.cached_property
     def trials(self) -> list[FrozenTrial]:
@@ -132,6 +160,11 @@ class Run:
         """Return the classical codes of the test blocks, as summary.json has those of the validation blocks."""
         found = self.tests[-1].get("baselines", {}) if self.tests else {}
         return found.get("classical", found)
+
+    @property
+    def tested_generators(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the classical generators on the test blocks, as summary.json has those on the validation blocks."""
+        return self.tests[-1].get("baselines", {}).get("generators", {}) if self.tests else {}
 
     @functools.cached_property
     def winner(self) -> FrozenTrial | None:

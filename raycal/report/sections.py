@@ -223,6 +223,7 @@ def failures(run: Run) -> list[Any]:
     if not reasons:
         return [Text("Every trial ran to its end.")]
     told = {"stopped early": "behind the others at a rung: has no final value", "diverged": "its loss was not finite",
+            "memorised": "it drew copies of the windows that it was trained on",
             "oom": "out of memory", "over rate limit": "more bits/s than the limit: never trained",
             "error": "its trainer raised an exception", "hang": "an epoch took longer than its limit",
             "lost": "its worker died"}
@@ -251,10 +252,11 @@ def overtuning(run: Run) -> list[Any]:
 def environment(run: Run) -> list[Any]:
     known = run.summary.get("environment", {})
     versions = known.get("versions", {})
-    facts = [("run", str(run.path)), ("space", run.summary["space"]), ("objective", run.summary["objective"]),
+    facts = [("run", run.place), ("space", run.summary["space"]), ("objective", run.summary["objective"]),
              ("rate limit", f"{number(run.summary['rate_limit']):.4g} bits/s"), ("machine", known.get("machine", "-")),
              *versions.items()]
     return [Text("The command as it was given:"), Code(known.get("command", "-")),
-            Text("The same search anew, from the run's own settings:"),
-            Code(f"python run_search.py --config {run.path / 'config.yaml'}"),
+            Text(f"The same search anew, from the config.yaml of {run.uri}:" if run.uri else
+                 "The same search anew, from the run's own settings:"),
+            Code(f"python run_search.py --config {'' if run.uri else f'{run.path}/'}config.yaml"),
             Details("Versions and settings", [Table("", ("", ""), facts, numbers=False)])]

@@ -34,8 +34,11 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
     from raycal.metrics.baselines import baselines
     from raycal.models import family
 
-    if not family(plan.config).coded:
+    gives = family(plan.config).gives
+    if gives == "latents":
         return _of_frames(data, study, folder, say)
+    if gives == "windows":
+        return Ending(_generators(data, study, say), None)
     rates, roles = _rates(plan, study), _marked(study)
     if rates:
         say("classical codes of the same blocks, code lengths and pictures ...")
@@ -51,10 +54,11 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
 
 
 def _of_frames(data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> Ending:
-    """Return the co-smoothing R2 of classical models with as many latents as the winner's, and its portrait."""
+    """Return the co-smoothing R2 of classical models, with as many latents as the winner's and at their best size, and
+    the winner's portrait."""
     import ray
 
-    from raycal.metrics.cosmoothing import baselines
+    from raycal.metrics.cosmoothing import baselines, best_sizes
     from raycal.search.study import best_trial
 
     best, portrait = best_trial(study), None
@@ -63,10 +67,25 @@ def _of_frames(data: recordings.Prepared, study: Any, folder: RunFolder, say: Ca
     say("ridge, PCA and factor analysis of the same blocks, and pictures ...")
     config, model = best.user_attrs["config"], _models(folder, {"winner": best.number}).get(best.number)
     drawn = None if model is None else recordings.beside(_portrayed, data, model)
-    found = ray.get(recordings.beside(baselines, data, config["vae.latents"] + config["vae.window_latents"]))
+    sizes, latents = ray.get(recordings.beside(best_sizes, data)), config["vae.latents"] + config["vae.window_latents"]
+    found = ray.get(recordings.beside(baselines, data, latents, "validation", sizes))
     with _spared("what is drawn of the latents", say):
         portrait = None if drawn is None else ray.get(drawn)
     return Ending({"cosmoothing": found}, portrait)
+
+
+def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the figures of classical generators of windows as long as the winner's."""
+    import ray
+
+    from raycal.metrics.real_windows import baselines
+    from raycal.search.study import best_trial
+
+    best = best_trial(study)
+    if best is None:
+        return {"generators": {}}
+    say("a Gaussian and an autoregression of the same blocks ...")
+    return {"generators": ray.get(recordings.beside(baselines, data, best.user_attrs["config"]["windows.length"]))}
 
 
 def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callable[[str], None]) -> None:

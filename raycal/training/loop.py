@@ -37,7 +37,7 @@ class Epoch(NamedTuple):
     best_epoch: int
     best_value: float
     done: bool
-    ended_by: str  # "" | "epochs" | "patience" | "diverged"
+    ended_by: str  # "" | "epochs" | "patience" | "diverged" | "memorised"
     extras: dict[str, Any]  # arrays for plots, when this epoch is the best so far
 
 
@@ -201,6 +201,9 @@ class _Record:
         value = self.losses[-1]
         if not math.isfinite(value):
             self.ended_by = "diverged"
+            return
+        if metrics.get("val/memorised"):  # a further epoch would copy more of the train part, and score the better
+            self.ended_by = "memorised"
             return
         if self._until or self.best["epoch"] == 0 or value < self._sign * self.best["value"]:
             self.best = {"epoch": self.epoch, "value": self._sign * value,

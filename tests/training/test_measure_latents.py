@@ -85,6 +85,32 @@ def test_the_aggregate_posterior_of_factor_analysis_is_its_prior(found):
     assert (latents["moved"] < latents["sd"] ** 2).all() and (latents["moved"] > 0.5).all()
 
 
+def test_sessions_that_share_neurons_start_near_it_too(settings):
+    """The same loadings in both; factors of each are found up to a turn that would spoil the other's."""
+    rng, sessions = np.random.default_rng(1), []
+    loadings = rng.standard_normal((3, 20))
+    for i, n in enumerate((20, 14)):
+        traces = rng.standard_normal((3000, 3)) @ loadings[:, :n] + 0.7 * rng.standard_normal((3000, n))
+        sessions.append(Session.build(traces=traces, rate=5.0, id=f"s{i}", neurons=[f"n{k}" for k in range(n)]))
+    dataset = prepare(sessions, Config().sessions, 16, log=lambda _: None)
+    torch.manual_seed(0)
+    model = models.build(settings, dataset.n_neurons, 0, dataset.neurons)
+    start_vae.start(model, dataset, settings)
+    assert len(model.identities.rows) == 20
+    expected = cosmoothing.baselines(dataset, 3)["factor analysis 3"]
+    assert measure(model, dataset, settings).metrics["val/cosmoothing_r2"] == pytest.approx(expected, abs=0.01)
+
+
+def test_loadings_are_turned_to_the_axes_that_known_neurons_have():
+    generator = torch.Generator().manual_seed(0)
+    loadings = torch.randn(9, 3, generator=generator)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    known = torch.arange(9) < 4
+    others = torch.where(known[:, None], loadings @ turn, torch.nan)
+    torch.testing.assert_close(start_vae.turned(loadings, others, known), loadings @ turn)
+    assert torch.equal(start_vae.turned(loadings, others, torch.zeros(9, dtype=torch.bool)), loadings)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "attention", "identity"])
 def test_other_poolings_start_near_it(pooling, settings, dataset):
     settings = settings.replace({"vae.pooling": pooling})
