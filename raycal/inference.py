@@ -92,9 +92,10 @@ class Trained:
         return tuple(self.data["behavior_names"])
 
     def latent_name(self, latent: int) -> str:
-        """Return what a column of `latents` is called: those of whole windows stand after those of frames."""
-        of_frames = self.config.vae.latents
-        return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
+        """Return what a column of `latents` is called."""
+        from raycal.models import latent_name
+
+        return latent_name(self.config, latent)
 
     def encode(self, session: Session) -> list[np.ndarray]:
         """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames.

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raycal.metrics.intervals import paired_difference
-from raycal.report.confirmed import hidden_neurons
+from raycal.report.confirmed import against, hidden_neurons
 from raycal.report.record import LABELS, Run, metric_of, number
 
 CODES = ("transform code", "residual k-means", "grouped residual k-means", "k-means")
-NMSE, RATE, GENERATION = "val/nmse", "val/bits_per_second", "val/generation"
+NMSE, RATE, GENERATION, HIDDEN = "val/nmse", "val/bits_per_second", "val/generation", "val/cosmoothing_r2"
 
 
 class Estimate(NamedTuple):
@@ -60,7 +60,10 @@ def short(value: float | None) -> str:
 
 
 def rows(run: Run) -> list[Row]:
-    """Return winner, default and what is classical: codes at the winner's rate for NMSE, generators for generation."""
+    """Return winner, default and what is classical.
+
+    That is codes at the winner's rate for NMSE, generators for generation, ridge and linear latents for co-smoothing.
+    """
     if run.winner is None:
         return []
     found = [_trial(run, f"winner, trial {run.winner.number}", run.winner)]
@@ -85,7 +88,9 @@ def _estimate(figures: Mapping[str, Any] | None) -> Estimate:
 
 def _classical(run: Run) -> list[Row]:
     if run.metric == GENERATION:
-        return _generators(run)
+        return _beside(run, "generators", lambda figures: figures.get("generation"))
+    if run.metric == HIDDEN:
+        return _beside(run, "cosmoothing", lambda r2: r2)
     if run.metric != NMSE:
         return []
     rate = metric_of(run.winner, RATE)
@@ -95,14 +100,13 @@ def _classical(run: Run) -> list[Row]:
     return [Row(_shown(c), Estimate(c.nmse), again(c), Estimate(_tested_code(run, c)), True) for c in found]
 
 
-def _generators(run: Run) -> list[Row]:
-    """Return the classical generators; no seed of a training moves them."""
-    def score(figures: Mapping[str, Any]) -> Estimate:
-        return Estimate(number(figures.get("generation")))
-
-    return [Row(name, score(figures), score(figures) if run.confirm else NOTHING,
-                score(run.tested_generators.get(name, {})), True)
-            for name, figures in run.summary.get("generators", {}).items()]
+def _beside(run: Run, kind: str, value: Callable[[Any], Any]) -> list[Row]:
+    """Return the classical models of a kind; no seed of a training moves them. value: of what is kept of one."""
+    known, opened, rows = run.summary.get(kind, {}), run.tested_beside(kind), []
+    for name in {**known, **opened}:
+        here, there = (Estimate(number(value(f[name]))) if name in f else NOTHING for f in (known, opened))
+        rows.append(Row(name, here, here if run.confirm else NOTHING, there, True))
+    return rows
 
 
 def _tested_code(run: Run, code: Code) -> float:
@@ -185,6 +189,8 @@ def _best_column(run: Run) -> tuple[str, str]:
 
 def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     """Return who wins, model or what is classical; figures of one column, codes at the winner's rate or less."""
+    if run.metric == HIDDEN:
+        return _against_models(run, found)
     column = _best_column(run)[0]
     known = [r for r in found if r.classical and "no rate limit" not in r.name]
     column = column if any(not math.isnan(getattr(r, column).mean) for r in known) else "searched"
@@ -201,6 +207,27 @@ def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     if lost:
         said.append(f"The model beats {_listed(lost)}.")
     return said
+
+
+def _against_models(run: Run, found: Sequence[Row]) -> list[str]:
+    """Return which models that predict hidden neurons the winner beats, by its interval over seeds where it has one.
+
+    On test blocks that is said with the opening.
+    """
+    column, where = _best_column(run)
+    known = [(r.name, getattr(r, column).mean) for r in found if r.classical]
+    model = getattr(found[0], column)
+    if column == "tested" or not known:
+        return []
+    if column == "searched":
+        words = {"is above": [v < model.mean for _, v in known], "is not above": [v >= model.mean for _, v in known]}
+    else:
+        verdicts = [against(model._asdict(), v) for _, v in known]
+        words = {word: [word == v for v in verdicts] for word in dict.fromkeys(verdicts)}
+    said = [f"{word} {_listed([f'{name} ({short(v)})' for (name, v), there in zip(known, where_so) if there])}"
+            for word, where_so in words.items() if any(where_so)]
+    return [f"Beside models that predict hidden neurons of the same blocks, fitted on train, it {', '.join(said)}; the "
+            "number is how many latents."]
 
 
 def _trust(run: Run) -> list[str]:
@@ -236,8 +263,9 @@ def others(run: Run) -> list[tuple[str, str, str]]:
         values = (short(metric_of(t, f"val/behavior_r2/{name}")) for t in pair)
         found.append((f"R2 of {name} (ridge on raw traces {short(number(ridge['r2']))}, "
                       f"shifted {short(number(ridge['null']))})", *values))
-    found += [(f"co-smoothing R2 of {name}, same blocks", short(number(r2)), "")
-              for name, r2 in run.summary.get("cosmoothing", {}).items()]
+    if run.metric != HIDDEN:
+        found += [(f"co-smoothing R2 of {name}, same blocks", short(number(r2)), "")
+                  for name, r2 in run.summary.get("cosmoothing", {}).items()]
     return [(*row, "") if len(row) == 2 else row for row in found]
 
 

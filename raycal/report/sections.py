@@ -172,7 +172,7 @@ def reconstructions(run: Run) -> list[Any]:
 
 def _pictures(run: Run) -> list[Any]:
     """Return the pictures that a search drew of the winner's latents and codes while it had the recordings."""
-    found = [p for p in sorted((run.path / "figures").glob("*.png")) if p.stem != "rate-distortion"]
+    found = [p for p in (run.path / "figures" / f"{name}.png" for name in ("codes", "latents")) if p.is_file()]
     drawn = [Picture(p.read_bytes(), f"{p.stem.replace('-', ' ').capitalize()}, as the search drew it") for p in found]
     return [Details("Latents and codes in time", drawn)] if drawn else []
 

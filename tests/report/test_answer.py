@@ -65,6 +65,25 @@ def test_classical_generators_are_set_beside_a_generative_model_in_every_column(
     assert "beats Gaussian (0.7000) and autoregression (0.8000)" in " ".join(answer.headline(one.read()))
 
 
+def test_models_that_predict_hidden_neurons_stand_beside_a_vae_in_words_and_figures(made_latents):
+    one = made_latents()
+    run = one.read()
+    assert [(r.name, r.searched.mean) for r in answer.rows(run) if r.classical] \
+        == [("ridge", 0.35), ("PCA 5", 0.1), ("factor analysis 5", 0.9)]
+    said = " ".join(answer.headline(run))  # the best reaches 0.37
+    assert "is above ridge (0.3500) and PCA 5 (0.1000), is not above factor analysis 5 (0.9000)" in said
+    one.confirm((0.01, 0.05, -0.06))
+    said = " ".join(answer.headline(one.read()))
+    assert "beats PCA 5 (0.1000)" in said and "is no different from ridge (0.3500)" in said
+    assert "loses to factor analysis 5 (0.9000)" in said
+    one.test()
+    run = one.read()
+    said = " ".join(answer.headline(run))
+    assert said.count("beats ridge") == 1 and "There the winner loses to factor analysis 2" in said
+    tested = {r.name: r.tested.mean for r in answer.rows(run) if r.classical}
+    assert tested["ridge"] == 0.2 and tested["factor analysis 2"] == 0.5 and math.isnan(tested["factor analysis 5"])
+
+
 def test_classical_codes_win_in_words_and_by_the_figures_of_the_same_blocks(made):
     one = made().confirm()
     run = one.read()
