@@ -156,8 +156,8 @@ def draw_hidden(hidden: Mapping[str, Any]):
     """Return a matplotlib Figure of neurons from the best to the worst predicted, over what the others say of them."""
     labels = [f"{label or f'neuron {n}'}\nR2 {score:.2f}" for label, n, score in
               zip(hidden["labels"], np.asarray(hidden["neurons"]), np.asarray(hidden["scores"]))]
-    return draw_reconstruction({**hidden, "labels": labels}, "predicted from the others",
-                               "validation windows of neurons that were hidden, from the best to the worst predicted")
+    return draw_reconstruction({**hidden, "labels": labels, "session": short(hidden["session"])},
+                               "predicted from the others", "hidden neurons, best to worst")
 
 
 def draw_kl(kl: np.ndarray, best_epoch: int, names: Sequence[str]):

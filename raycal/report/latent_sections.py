@@ -18,7 +18,7 @@ from raycal.report.record import Run, metric_of
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-NAMED = 4  # latents told apart in a figure of all
+NAMED = 4  # latents that are told apart in a figure of all
 NEURONS, WINDOWS = 5, 3  # of the picture: a phone shows no more
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -37,9 +37,10 @@ def latents(run: Run) -> list[Any]:
     active, rate = metric_of(trial, "val/active_units"), metric_of(trial, "val/rate")
     blocks: list[Any] = [
         Text(f"{active:.0f} of {len(kl)} latents of trial {trial.number} are active: their posterior's mean moves over "
-             f"the validation blocks. All together cost {short(rate)} nats a frame, the likelihood "
-             f"{short(metric_of(trial, 'val/distortion'))}; the ELBO at weight 1 is {short(metric_of(trial, 'val/elbo'))}"
-             f", its tighter bound of 64 draws {short(metric_of(trial, 'val/iwae'))}."),
+             f"the validation blocks. A frame costs {short(rate)} nats for all latents and "
+             f"{short(metric_of(trial, 'val/distortion'))} for the traces that they leave open: the ELBO at weight 1 is "
+             f"{short(metric_of(trial, 'val/elbo'))}, its tighter bound of 64 draws "
+             f"{short(metric_of(trial, 'val/iwae'))}."),
         Plot(costs(kl, names), "KL divergence of every latent at the best epoch",
              "A latent near 0 says nothing: its posterior is the prior.")]
     by_epoch = np.asarray(arrays.get("kl_by_epoch", ()))
@@ -101,6 +102,7 @@ def costs_by_epoch(kl: np.ndarray, names: Sequence[str], best_epoch: int) -> Fig
         drawn.add_scatter(x=epochs, y=kl[:, k], mode="lines+markers", name=names[k],
                           line=dict(color=color, width=2, dash=dash), marker=dict(symbol=marker, size=6, color=color),
                           hovertemplate=names[k] + ", epoch %{x}<br>%{y:.3f}<extra></extra>")
+    drawn.update_xaxes(dtick=max(1, len(kl) // 8))
     return drawn.add_vline(x=best_epoch, line=dict(color=TRIAL, width=1, dash="dash")).update_yaxes(rangemode="tozero")
 
 
@@ -109,7 +111,7 @@ def predicted(scores: Sequence[np.ndarray], ids: Sequence[str]) -> Figure:
     drawn = figure("share of the recording's neurons (%)", "R2", height=340)
     for k, (id, r2) in enumerate(zip(ids, scores)):
         y = np.sort(r2[~np.isnan(r2)])[::-1]
-        color, dash, _ = CODE_STYLES[k % len(CODE_STYLES)]
+        color, dash = CODE_STYLES[k % len(CODE_STYLES)][0], CODE_STYLES[(k + k // 4) % len(CODE_STYLES)][1]
         drawn.add_scatter(x=100 * (np.arange(len(y)) + 0.5) / max(len(y), 1), y=np.maximum(y, -1.0), mode="lines",
                           name=plain_text(id), line=dict(color=color, width=1.5, dash=dash), customdata=y,
                           hovertemplate="R2 %{customdata:.2f}<extra>" + plain_text(id) + "</extra>")

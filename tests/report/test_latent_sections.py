@@ -14,7 +14,7 @@ def kinds(blocks):
 def test_what_latents_cost_is_said_and_drawn(made_latents):
     run = made_latents().read()
     said, one, all_epochs, text, command = latent_sections.latents(run)
-    assert "3 of 5 latents of trial 7 are active" in said.text and "2.0000 nats a frame" in said.text
+    assert "3 of 5 latents of trial 7 are active" in said.text and "2.0000 nats for all latents" in said.text
     assert "ELBO at weight 1 is -20" in said.text
     assert len(one.figure.data[0].y) == 5 and one.figure.data[0].y[0] == max(one.figure.data[0].y)
     assert kinds((all_epochs, text, command)) == ["plot", "text", "code"] and run.place in command.text
