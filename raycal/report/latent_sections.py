@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raycal.report.answer import short
 from raycal.report.blocks import Code, Details, Picture, Plot, Table, Text
+from raycal.report.classical import short
 from raycal.report.plots import CODE_STYLES, FAINT, TRIAL, WINNER, figure, plain_text
 from raycal.report.record import Run, metric_of
 

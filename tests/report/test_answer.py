@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from raycal.report import answer
+from raycal.report import answer, classical
 from raycal.search.keeper import FACTS
 
 
@@ -22,9 +22,9 @@ def test_rows_are_winner_default_and_the_codes_at_the_winners_rate(made):
 def test_a_code_that_takes_more_bits_is_not_set_against_the_winner():
     baselines = {"transform code at 20 bits/s": {"nmse": 0.5, "asked": 20.0},
                  "transform code at 40 bits/s": {"nmse": 0.2, "asked": 40.0}}
-    assert answer.at_rate(baselines, "transform code", 30.0).nmse == 0.5
-    assert answer.at_rate(baselines, "transform code", 40.0).nmse == 0.2
-    assert answer.at_rate(baselines, "transform code", 10.0) is None
+    assert classical.at_rate(baselines, "transform code", 30.0).nmse == 0.5
+    assert classical.at_rate(baselines, "transform code", 40.0).nmse == 0.2
+    assert classical.at_rate(baselines, "transform code", 10.0) is None
 
 
 def test_a_search_alone_claims_nothing_and_says_what_to_run(made):
