@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = ("val/generation", "val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
-
 
 class TensorBoard:
     """Listens to a search and writes what TensorBoard shows; folder(number) is a trial's folder."""
@@ -22,6 +20,7 @@ class TensorBoard:
         self._distributions = distributions
         self._writers: dict[int, Any] = {}
         self._extras: dict[int, dict[str, Any]] = {}
+        self._columns: tuple[str, ...] = ()
         self._described = False
 
     def on_start(self, number: int, config: Any) -> None:
@@ -33,7 +32,8 @@ class TensorBoard:
         self._writers[number] = writer
         params = self._params(number)
         samples = {**{name: _sample(d) for name, d in self._distributions.items()}, **params}
-        columns = {f"best/{key.removeprefix('val/')}": 0.0 for key in COLUMNS}
+        self._columns = columns_of(config)
+        columns = {f"best/{key.removeprefix('val/')}": 0.0 for key in self._columns}
         experiment, _, _ = hparams(samples, {"best/objective": 0.0, **columns})
         _, start, _ = hparams({k: _shown(v) for k, v in params.items()}, {})
         if number == 0 or not self._described:
@@ -58,7 +58,7 @@ class TensorBoard:
 
         writer, extras = self._writers.pop(number), self._extras.pop(number, {})
         epoch, metrics = trial.user_attrs["best_epoch"], trial.user_attrs["metrics"]
-        for key in COLUMNS:
+        for key in self._columns:
             if isinstance(metrics.get(key), (int, float)):
                 writer.add_scalar(f"best/{key.removeprefix('val/')}", metrics[key], epoch)
         if isinstance(metrics.get(self._objective), (int, float)):
@@ -79,6 +79,14 @@ class TensorBoard:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+
+
+def columns_of(config: Any) -> tuple[str, ...]:
+    """Return the metrics that HParams shows a column of: what the family may be judged by, and the usage of codes."""
+    from raycal.models import family
+
+    found = family(config)
+    return (*(metric for metric, _ in found.objectives.values()), *["val/usage"] * found.coded)
 
 
 def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
