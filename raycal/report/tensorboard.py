@@ -6,7 +6,7 @@ trial's file.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,9 @@ class TensorBoard:
     def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
         from tensorboardX.summary import hparams
 
+        from raycal.report.figures import draw_reconstruction
+        from raycal.report.frames import draw_hidden
+
         writer, extras = self._writers.pop(number), self._extras.pop(number, {})
         epoch, metrics = trial.user_attrs["best_epoch"], trial.user_attrs["metrics"]
         for key in self._columns:
@@ -61,7 +64,12 @@ class TensorBoard:
         if isinstance(metrics.get(self._objective), (int, float)):
             writer.add_scalar("best/objective", metrics[self._objective], epoch)
         if "examples" in extras:
-            writer.add_image("reconstruction", _picture(extras["examples"]), epoch, dataformats="HWC")
+            writer.add_image("reconstruction", _picture(draw_reconstruction, extras["examples"]), epoch,
+                             dataformats="HWC")
+        if "hidden" in extras:
+            writer.add_image("hidden-neurons", _picture(draw_hidden, extras["hidden"]), epoch, dataformats="HWC")
+        if "kl" in extras:
+            add_counts(writer, "latents/kl", np.asarray(extras["kl"]), epoch)
         for codebook, counts in enumerate(extras.get("counts", ())):
             add_counts(writer, f"codebook/{codebook}", np.asarray(counts), epoch)
         writer.file_writer.add_summary(hparams({}, {})[2])
@@ -82,7 +90,7 @@ def columns_of(config: Any) -> tuple[str, ...]:
 
 
 def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
-    """Write how often each code was used as a histogram whose bins are the codes, at most 64 of them."""
+    """Write how often each code was used, or what each latent costs, as a histogram of codes, of at most 64 bins."""
     edges = np.unique(np.linspace(0, len(counts), min(64, len(counts)) + 1).astype(int))
     bins = np.add.reduceat(counts, edges[:-1])
     codes = np.arange(len(counts))
@@ -93,12 +101,11 @@ def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
                              global_step=step)
 
 
-def _picture(examples: Mapping[str, Any]) -> np.ndarray:
-    """Draw example windows beside their reconstruction as an image (H, W, 3)."""
-    from raycal.report.figures import draw_reconstruction
+def _picture(draw: Callable[[Mapping[str, Any]], Any], examples: Mapping[str, Any]) -> np.ndarray:
+    """Draw example windows as an image (H, W, 3)."""
     from raycal.report.pictures import rendered
 
-    return rendered(draw_reconstruction(examples))[..., :3]
+    return rendered(draw(examples))[..., :3]
 
 
 def _sample(distribution: Any) -> Any:

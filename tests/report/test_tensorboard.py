@@ -82,7 +82,7 @@ def test_the_experiment_names_every_parameter_conditional_ones_included(board, t
     experiment = plugin(read(0), "experiment").experiment
     assert {h.name for h in experiment.hparam_infos} == set(DISTRIBUTIONS)
     assert {m.name.tag for m in experiment.metric_infos} == {
-        f"best/{n}" for n in ("objective", "nmse", "r", "behavior_r2", "bits_per_second", "usage")}
+        f"best/{n}" for n in ("objective", "generation", "nmse", "r", "behavior_r2", "bits_per_second", "usage")}
 
 
 def test_a_family_has_the_columns_that_it_may_be_judged_by():
@@ -99,6 +99,15 @@ def test_each_trial_holds_its_own_parameters_and_only_the_first_the_experiment(b
         assert got == PARAMS[number]
         assert plugin(read(number), "session_end_info").HasField("session_end_info")
     assert "_hparams_/experiment" not in read(1).PluginTagToContent("hparams")
+
+
+def test_of_latents_it_shows_what_each_costs_and_hidden_neurons(board, told, read):
+    shown = {"session": "a", "rate": 5.0, "neurons": np.arange(2), "labels": ["", "AVA"], "scores": np.array([0.5, 0.1]),
+             "target": np.zeros((2, 2, 8)), "reconstruction": np.ones((2, 2, 8)), "r2": [np.zeros(2)]}
+    run(board, told, 0, extras={"kl": np.array([0.5, 2.5, 1.0]), "hidden": shown})
+    events = read(0)
+    assert events.Images("hidden-neurons")[0].step == 2 and events.Images("hidden-neurons")[0].width > 300
+    assert events.Histograms("latents/kl")[0].histogram_value.bucket == pytest.approx([0.5, 2.5, 1.0])
 
 
 def test_a_resumed_search_describes_the_experiment_in_its_first_trial(board, told, read):
