@@ -42,12 +42,12 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
     written to out/model.pt when out is given, pictures of its codes to out/figures/ and what these cost to
-    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json. on_epoch hears every raycal.training.loop.Epoch.
+    out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json or
+    out/generators.json. on_epoch hears every raycal.training.loop.Epoch.
     """
     import tempfile
 
     from raycal import inference
-    from raycal.models import family
     from raycal.search.plan import SIMULATED, simulated_sessions
     from raycal.sessions.prepare import prepare
     from raycal.training import checkpoint
@@ -72,32 +72,37 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
         if out:
-            (_describe if family(config).coded else _compare)(trained, dataset, folder)
+            _describe(trained, dataset, folder)
         return trained
 
 
 def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
-    """Write what the codes of the validation part cost, and their pictures."""
+    """Write what the codes of the validation part cost and their pictures; of a model without codes, how classical
+    models do on the same blocks."""
     import json
 
-    from raycal.report import latents, pictures
+    from raycal.models import family
     from raycal.search.folder import write_atomically
 
-    lengths, portrait = latents.judged(trained, dataset)
-    write_atomically(folder / "code_length.json", json.dumps(lengths, indent=1))
-    pictures.write(folder, latents.draw(portrait))
+    def write(name: str, found: Any) -> None:
+        write_atomically(folder / name, json.dumps(found, indent=1))
 
+    gives, config = family(trained.config).gives, trained.config
+    if gives == "codes":
+        from raycal.report import latents, pictures
 
-def _compare(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
-    """Write the co-smoothing R2 of classical models with as many latents, on the validation part."""
-    import json
+        lengths, portrait = latents.judged(trained, dataset)
+        write("code_length.json", lengths)
+        pictures.write(folder, latents.draw(portrait))
+    elif gives == "latents":
+        from raycal.metrics.cosmoothing import baselines, best_sizes
 
-    from raycal.metrics.cosmoothing import baselines
-    from raycal.search.folder import write_atomically
+        latents = config.vae.latents + config.vae.window_latents
+        write("cosmoothing.json", baselines(dataset, latents, sizes=best_sizes(dataset)))
+    else:
+        from raycal.metrics.real_windows import baselines as generators
 
-    vae = trained.config.vae
-    found = baselines(dataset, vae.latents + vae.window_latents)
-    write_atomically(folder / "cosmoothing.json", json.dumps(found, indent=1))
+        write("generators.json", generators(dataset, config.windows.length))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

@@ -1,7 +1,7 @@
 """Combinations of settings that no model or cluster can run, refused before either is asked."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from raycal.errors import UserError
@@ -25,7 +25,8 @@ def check(config: Config) -> None:
     _check_quantizer(config.quantizer)
     if config.windows.length < config.model.downsample:
         raise UserError(f"windows.length={config.windows.length} is shorter than the {config.model.downsample} frames "
-                        "of one code; lengthen it or lower model.downsample")
+                        f"of one {'code' if config.model.family == 'vqvae' else 'step of the network'}; lengthen it or "
+                        "lower model.downsample")
     if t.gpus > 0 and t.workers > 1 and t.gpus != int(t.gpus):
         raise UserError(f"training.gpus={t.gpus} with training.workers={t.workers}: a fraction of a GPU serves one "
                         "worker only; give whole GPUs or --workers-per-trial 1")
@@ -35,13 +36,30 @@ def check(config: Config) -> None:
         raise UserError("training.precision=fp16 with training.device=cpu: use float32 or bf16 on a CPU")
     if config.model.family == "vae":
         _check_vae(config)
+    if config.model.family == "diffusion":
+        _check_diffusion(config)
 
 
-def check_conditions(config: Config, behaviors: Sequence) -> None:
-    """Refuse to condition a model on behaviour that not every session has."""
-    if config.model.family == "vae" and config.vae.condition == "always" and not behaviors:
+def check_conditions(config: Config, behaviors: Sequence, still: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Refuse to condition a model on behaviour that not every session has, or that says nothing.
+
+    still: by session, the behaviours that no train frame shows changing.
+    """
+    if config.model.family == "diffusion" and config.diffusion.guidance > 1.0 and not behaviors:
+        raise UserError(f"diffusion.guidance={config.diffusion.guidance:g}: no behaviour is in every session, so there "
+                        "is none to be guided by; give recordings with behaviour, or leave it at 1")
+    if config.model.family != "vae" or config.vae.condition != "always":
+        return
+    if not behaviors:
         raise UserError("vae.condition=always: no behaviour is in every session, so there is none to condition on; "
                         "give recordings with behaviour, or use --set vae.condition=observed")
+    for session, names in (still or {}).items():
+        if names:
+            others = [name for name in behaviors if name not in names]
+            instead = f"--set sessions.behavior=[{','.join(others)}], " if others else ""
+            raise UserError(f"vae.condition=always: session {session}: {', '.join(names)}: constant or not observed in "
+                            f"every train block, so there is nothing to condition on; use {instead}--set "
+                            "vae.condition=observed, or leave the session out")
 
 
 def _check_quantizer(q: Quantizer) -> None:
@@ -86,3 +104,23 @@ def _check_vae(config: Config) -> None:
     if vae.reconstruction == "poisson" and config.windows.noise:
         raise UserError(f"vae.reconstruction=poisson with windows.noise={config.windows.noise:g}: Gaussian noise makes "
                         "counts negative; use windows.noise=0")
+
+
+def _check_diffusion(config: Config) -> None:
+    d, model = config.diffusion, config.model
+    if model.linear:
+        raise UserError("model.linear=1 with model.family=diffusion: the linear path is the VQ-VAE's; use "
+                        "model.linear=0, and diffusion.base=1 for the best linear denoiser")
+    if config.search.rate_limit:
+        raise UserError(f"search.rate_limit={config.search.rate_limit:g} with model.family=diffusion: it writes no "
+                        "codes, so it has no rate in bits/s; leave it out")
+    if config.sessions.normalize == "none":
+        raise UserError("sessions.normalize=none with model.family=diffusion: noise has a variance of 1, and traces "
+                        "have to match it; use sessions.normalize=zscore")
+    if d.core == "dit" and not d.heads:
+        raise UserError("diffusion.heads=0 with diffusion.core=dit: a transformer is attention; use 1 or more, or "
+                        "diffusion.core=unet")
+    step = 2 * d.heads
+    if step and model.width % step:
+        raise UserError(f"model.width={model.width} with diffusion.heads={d.heads}: each head needs an even number of "
+                        f"channels; use a multiple of {step}, such as {step * max(1, round(model.width / step))}")

@@ -117,13 +117,33 @@ class Kl:
 
 
 @dataclass(frozen=True)
+class Diffusion:
+    core: str = setting("unet", choices=("unet", "dit"))  # over time; model.width channels, model.downsample a step
+    depth: int = setting(1, low=1, high=32)  # blocks: a level of the U-Net, or in all of the transformer
+    heads: int = setting(4, low=0, high=64)  # of attention over time; 0: a U-Net without
+    embedding: int = setting(128, low=8, high=4096)  # numbers that say how noisy a window is
+    base: int = setting(1, choices=(0, 1))  # the best linear denoiser, to which the network adds
+    path: str = setting("linear", choices=("linear", "cosine"))  # from data to noise
+    target: str = setting("velocity", choices=("velocity", "epsilon", "x0", "v"))
+    times: str = setting("logit_normal", choices=("uniform", "logit_normal", "mode"))  # of training
+    prior: str = setting("independent", choices=("independent", "mixed", "heavy_tailed"))  # what noise is
+    share: float = setting(0.5, low=0.0, high=0.99)  # mixed only: of the noise that all frames have in common
+    freedom: int = setting(8, low=3, high=1000)  # heavy_tailed only: degrees of freedom
+    weighting: str = setting("even", choices=("even", "min_snr", "learned"))  # of the error at each time
+    guidance_dropout: float = setting(0.2, low=0.0, high=1.0)  # share of training windows that see no behaviour
+    guidance: float = setting(1.0, low=0.0, high=20.0)  # by behaviour: 0 ignores it, 1 follows, more exaggerates
+    sampler: str = setting("midpoint", choices=("euler", "midpoint", "heun", "ddim"))
+    evaluations: int = setting(16, low=1, high=1000)  # of the network for each window that is drawn
+
+
+@dataclass(frozen=True)
 class Optimizer:
     name: str = setting("adamw", choices=("adamw", "adam", "sgd"))
     lr: float = setting(3e-3, low=1e-8, high=10.0)
     weight_decay: float = setting(1e-4, low=0.0, high=10.0)
-    schedule: str = setting("cosine", choices=("constant", "cosine", "step", "plateau"))
+    schedule: str = setting("cosine", choices=("constant", "cosine", "cosine_plateau", "step", "plateau"))
     warmup: float = setting(0.05, low=0.0, high=0.9)  # share of the steps
-    final: float = setting(0.05, low=0.0, high=1.0)  # share of lr that cosine and plateau end at
+    final: float = setting(0.05, low=0.0, high=1.0)  # share of lr that all but constant and step end at
     clip: float = setting(1.0, low=0.0)  # gradient norm; 0: never
     accumulate: int = setting(1, low=1, high=1024)
     ema: float = setting(0.0, low=0.0, high=0.99999)  # decay of the averaged weights; 0: none
@@ -166,6 +186,7 @@ class Config:
     loss: Loss = Loss()
     vae: Vae = Vae()
     kl: Kl = Kl()
+    diffusion: Diffusion = Diffusion()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     search: Search = Search()

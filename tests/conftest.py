@@ -23,6 +23,32 @@ def data_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def vae(tmp_path_factory):
+    """The folder of a small VAE that was trained for a second, and the recordings it was trained on."""
+    import torch
+
+    from raycal.config import Config
+    from raycal.sessions.prepare import prepare
+    from raycal.sessions.simulate import simulate
+    from raycal.training import checkpoint
+    from raycal.training.loop import train
+
+    torch.set_num_threads(1)
+    folder, state = tmp_path_factory.mktemp("vae"), {}
+    sessions = [simulate(n_neurons=n, n_frames=1501, rate=5.0, seed=n, n_latents=2, noise=0.1, id=f"s{n}").session
+                for n in (12, 9)]
+    config = Config().replace({
+        "model.family": "vae", "model.downsample": 1, "search.objective": "cosmoothing_r2", "model.width": 16,
+        "windows.length": 17, "windows.batch": 16, "windows.min_steps": 8, "windows.stride": 32, "vae.latents": 3,
+        "vae.window_latents": 2, "vae.identity": 8, "optimizer.lr": 3e-3, "training.epochs": 3,
+        "training.device": "cpu"})
+    for _ in train(config, prepare(sessions, config.sessions, 17, log=lambda _: None), save=state.update):
+        pass
+    checkpoint.save(folder / "model.pt", checkpoint.export(state))
+    return folder, sessions
+
+
+@pytest.fixture(scope="session")
 def ray_session():
     """One local Ray, ended with everything it started."""
     ray = pytest.importorskip("ray")

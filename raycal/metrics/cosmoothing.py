@@ -7,7 +7,8 @@ Shapes: F frames, N neurons, D latents.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from raycal.metrics.reconstruction import ReconstructionSums, nmse
 from raycal.metrics.ridge import fit_ridge
 
 FOLDS = 5  # 20 % of the neurons are hidden at a time
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)  # latents of which a classical model's best is looked for
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]  # frames (F, N), hidden (N,) bool -> hidden neurons of them
 
 
 def folds(n_neurons: int) -> np.ndarray:
@@ -30,57 +33,84 @@ def r2(sums: Sequence[ReconstructionSums]) -> float:
     return 1.0 - nmse(sums)
 
 
-def baselines(dataset, latents: int, part: str = "validation") -> dict[str, float]:
+def baselines(dataset, latents: int, part: str = "validation",
+              sizes: Mapping[str, int] | None = None) -> dict[str, float]:
     """Return {model: co-smoothing R2} of classical models that are fitted session by session on train frames.
 
     ridge: of the hidden neurons on the others, penalty by blocked cross-validation inside train; PCA, factor analysis:
-    `latents` axes of all neurons, whose values the visible neurons tell (least squares; posterior mean).
+    `latents` axes of all neurons, whose values the visible neurons tell (least squares; posterior mean). sizes: other
+    numbers of axes besides, as `best_sizes` gives them.
     """
-    models = {"ridge": _ridge, f"PCA {latents}": _axes, f"factor analysis {latents}": _factors}
-    return {name: r2([_scored(recording, part, predict, latents) for recording in dataset.recordings])
-            for name, predict in models.items()}
+    found = {"ridge": _scored(dataset, part, _ridge)}
+    for name, fit in LATENT.items():
+        for n in dict.fromkeys((latents, (sizes or {}).get(name, latents))):
+            found[f"{name} {n}"] = _scored(dataset, part, functools.partial(fit, latents=n))
+    return found
 
 
-def _scored(recording, part: str, predict: Callable, latents: int) -> ReconstructionSums:
-    """Return the sums of a session's part, each neuron from the fold that hides it."""
-    sums = ReconstructionSums.of(recording, "zscore")
-    train, x = standardised(recording, "train")[0], standardised(recording, part)[0]
-    prediction = np.zeros(x.shape)
-    for hidden in folds(x.shape[1]):
-        prediction[:, hidden] = predict(recording, train, x, hidden, latents)
-    rows = np.concatenate([np.arange(a, b) for a, b in recording.pieces[part]])
-    valid = None if recording.valid is None else recording.valid[rows].T[None]
-    sums.add(x.T[None], prediction.T[None], valid=valid)
-    return sums
+def best_sizes(dataset, part: str = "validation") -> dict[str, int]:
+    """Return {model: latents} of PCA and factor analysis at which each does best on a part, of SIZES."""
+    sizes = [n for n in SIZES if n < max(dataset.n_neurons)]
+    return {name: max(sizes, key=lambda n: _scored(dataset, part, functools.partial(fit, latents=n)))
+            for name, fit in LATENT.items()}
 
 
-def _ridge(recording: Any, train: np.ndarray, x: np.ndarray, hidden: np.ndarray, latents: int) -> np.ndarray:
-    """Return (F, hidden) by ridge regression on the visible neurons of the same frame."""
-    target = train[:, hidden].astype(np.float64)
+def _scored(dataset, part: str, fit: Callable[[Any, np.ndarray], Predict]) -> float:
+    """Return the R2 of a part's neurons, each predicted in the fold that hides it."""
+    found = []
+    for recording in dataset.recordings:
+        predict, x = fit(recording, standardised(recording, "train")[0]), standardised(recording, part)[0]
+        prediction = np.zeros(x.shape)
+        for hidden in folds(x.shape[1]):
+            prediction[:, hidden] = predict(x, hidden)
+        rows = np.concatenate([np.arange(a, b) for a, b in recording.pieces[part]])
+        valid = None if recording.valid is None else recording.valid[rows].T[None]
+        found.append(ReconstructionSums.of(recording, "zscore"))
+        found[-1].add(x.T[None], prediction.T[None], valid=valid)
+    return r2(found)
+
+
+def _ridge(recording: Any, train: np.ndarray) -> Predict:
+    """Predict by ridge regression on the visible neurons of the same frame."""
+    target, pieces = train.astype(np.float64), standardised(recording, "train")[1]
     if recording.valid is not None:
         rows = np.concatenate([np.arange(a, b) for a, b in recording.pieces["train"]])
-        target[~recording.valid[rows][:, hidden]] = np.nan
-    pieces = standardised(recording, "train")[1]
-    fitted = fit_ridge(train[:, ~hidden], target, pieces, lags=0, gap=recording.gap)
-    return fitted.predict(x[:, ~hidden], [(0, len(x))])
+        target[~recording.valid[rows]] = np.nan
+
+    def predict(x: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        fitted = fit_ridge(train[:, ~hidden], target[:, hidden], pieces, lags=0, gap=recording.gap)
+        return fitted.predict(x[:, ~hidden], [(0, len(x))])
+
+    return predict
 
 
-def _axes(recording: Any, train: np.ndarray, x: np.ndarray, hidden: np.ndarray, latents: int) -> np.ndarray:
-    """Return (F, hidden) from the place on the principal axes that is nearest to the visible neurons."""
+def _axes(recording: Any, train: np.ndarray, latents: int) -> Predict:
+    """Predict from the place on the principal axes that is nearest to the visible neurons."""
     axes = fit_axes(train)
-    loadings = axes.components_[:latents].T
-    z = np.linalg.lstsq(loadings[~hidden], (x - axes.mean_)[:, ~hidden].T, rcond=None)[0]
-    return (loadings[hidden] @ z).T + axes.mean_[hidden]
+    loadings, mean = axes.components_[:latents].T, axes.mean_
+
+    def predict(x: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        z = np.linalg.lstsq(loadings[~hidden], (x - mean)[:, ~hidden].T, rcond=None)[0]
+        return (loadings[hidden] @ z).T + mean[hidden]
+
+    return predict
 
 
-def _factors(recording: Any, train: np.ndarray, x: np.ndarray, hidden: np.ndarray, latents: int) -> np.ndarray:
-    """Return (F, hidden) as the mean of a Gaussian with the factor model's covariance, given the visible neurons."""
+def _factors(recording: Any, train: np.ndarray, latents: int) -> Predict:
+    """Predict by the mean of a Gaussian with the factor model's covariance, given the visible neurons."""
     from sklearn.decomposition import FactorAnalysis  # half a second that only a baseline pays
 
     rows = evenly(len(train), FIT_FRAMES)
     model = FactorAnalysis(min(latents, train.shape[1] - 1), random_state=0).fit(train[rows])
-    loadings, noise = model.components_.T, model.noise_variance_
-    seen = loadings[~hidden] / noise[~hidden, None]
-    precision = np.eye(loadings.shape[1]) + loadings[~hidden].T @ seen
-    z = np.linalg.solve(precision, seen.T @ (x - model.mean_)[:, ~hidden].T)
-    return (loadings[hidden] @ z).T + model.mean_[hidden]
+    loadings, noise, mean = model.components_.T, model.noise_variance_, model.mean_
+
+    def predict(x: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        seen = loadings[~hidden] / noise[~hidden, None]
+        precision = np.eye(loadings.shape[1]) + loadings[~hidden].T @ seen
+        z = np.linalg.solve(precision, seen.T @ (x - mean)[:, ~hidden].T)
+        return (loadings[hidden] @ z).T + mean[hidden]
+
+    return predict
+
+
+LATENT = {"PCA": _axes, "factor analysis": _factors}

@@ -23,19 +23,27 @@ class Family(NamedTuple):
     module: str  # holds build(config, n_neurons, n_behaviors, neurons)
     start: str  # module that holds start(model, dataset, config): what training starts from
     measure: str  # module that holds measure(model, dataset, config, part): (metrics, arrays)
-    coded: bool  # whether it writes codes, which cost bits, and decodes behaviour from them
+    gives: str  # "codes", which cost bits and tell behaviour; "latents" of every frame; new "windows"
     objectives: Mapping[str, tuple[str, str]]  # name -> (metric, direction); none holds a searched coefficient
+
+    @property
+    def coded(self) -> bool:
+        return self.gives == "codes"
 
 
 FAMILIES = {
-    "vqvae": Family("raycal.models.vqvae", "raycal.training.start", "raycal.training.measure_codes", True,
+    "vqvae": Family("raycal.models.vqvae", "raycal.training.start", "raycal.training.measure_codes", "codes",
                     {"nmse": ("val/nmse", "minimize"), "correlation": ("val/r", "maximize"),
                      "behavior_r2": ("val/behavior_r2", "maximize"),
                      "bits_per_second": ("val/bits_per_second", "minimize")}),
-    "vae": Family("raycal.models.vae", "raycal.training.start_vae", "raycal.training.measure_latents", False,
+    "vae": Family("raycal.models.vae", "raycal.training.start_vae", "raycal.training.measure_latents", "latents",
                   {"cosmoothing_r2": ("val/cosmoothing_r2", "maximize"), "nmse": ("val/nmse", "minimize"),
                    "correlation": ("val/r", "maximize"), "behavior_r2": ("val/behavior_r2", "maximize"),
                    "elbo": ("val/elbo", "maximize"), "iwae": ("val/iwae", "maximize")}),
+    "diffusion": Family("raycal.models.diffusion", "raycal.training.start_diffusion", "raycal.training.measure_windows",
+                        "windows", {"generation": ("val/generation", "minimize"),
+                                    "behavior_r2": ("val/behavior_r2", "maximize"),
+                                    "evaluations": ("val/evaluations", "minimize")}),
 }
 
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raycal.metrics.intervals import paired_difference
+from raycal.report.confirmed import hidden_neurons
 from raycal.report.record import LABELS, Run, metric_of, number
 
 CODES = ("transform code", "residual k-means", "grouped residual k-means", "k-means")
-NMSE, RATE = "val/nmse", "val/bits_per_second"
+NMSE, RATE, GENERATION = "val/nmse", "val/bits_per_second", "val/generation"
 
 
 class Estimate(NamedTuple):
@@ -59,7 +60,7 @@ def short(value: float | None) -> str:
 
 
 def rows(run: Run) -> list[Row]:
-    """Return winner, default and, where the objective is NMSE, the classical codes at the winner's rate."""
+    """Return winner, default and what is classical: codes at the winner's rate for NMSE, generators for generation."""
     if run.winner is None:
         return []
     found = [_trial(run, f"winner, trial {run.winner.number}", run.winner)]
@@ -83,6 +84,8 @@ def _estimate(figures: Mapping[str, Any] | None) -> Estimate:
 
 
 def _classical(run: Run) -> list[Row]:
+    if run.metric == GENERATION:
+        return _generators(run)
     if run.metric != NMSE:
         return []
     rate = metric_of(run.winner, RATE)
@@ -90,6 +93,16 @@ def _classical(run: Run) -> list[Row]:
     found += [c for c in codes(run.summary.get("baselines", {})) if math.isnan(c.rate)]
     again = (lambda c: Estimate(c.nmse)) if run.confirm else (lambda c: NOTHING)  # no seed moves them
     return [Row(_shown(c), Estimate(c.nmse), again(c), Estimate(_tested_code(run, c)), True) for c in found]
+
+
+def _generators(run: Run) -> list[Row]:
+    """Return the classical generators; no seed of a training moves them."""
+    def score(figures: Mapping[str, Any]) -> Estimate:
+        return Estimate(number(figures.get("generation")))
+
+    return [Row(name, score(figures), score(figures) if run.confirm else NOTHING,
+                score(run.tested_generators.get(name, {})), True)
+            for name, figures in run.summary.get("generators", {}).items()]
 
 
 def _tested_code(run: Run, code: Code) -> float:
@@ -171,7 +184,7 @@ def _best_column(run: Run) -> tuple[str, str]:
 
 
 def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
-    """Return who wins, model or classical codes; figures of one column, and of the winner's rate or less."""
+    """Return who wins, model or what is classical; figures of one column, codes at the winner's rate or less."""
     column = _best_column(run)[0]
     known = [r for r in found if r.classical and "no rate limit" not in r.name]
     column = column if any(not math.isnan(getattr(r, column).mean) for r in known) else "searched"
@@ -180,8 +193,11 @@ def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     lost = [f"{name} ({short(v)})" for name, v in figures if v >= model]
     said = []
     if won:
-        said.append(f"Classical coding of the same blocks wins at the winner's rate: {_listed(won)} "
-                    f"{'has' if len(won) == 1 else 'have'} a lower NMSE than the searched model's {short(model)}.")
+        way = "generation" if run.metric == GENERATION else "coding"
+        rate = "" if run.metric == GENERATION else " at the winner's rate"
+        said.append(f"Classical {way} of the same blocks wins{rate}: {_listed(won)} "
+                    f"{'has' if len(won) == 1 else 'have'} a lower {run.label} than the searched model's "
+                    f"{short(model)}.")
     if lost:
         said.append(f"The model beats {_listed(lost)}.")
     return said
@@ -192,7 +208,8 @@ def _trust(run: Run) -> list[str]:
         opened = run.tests[-1]
         earlier = len(opened.get("earlier", []))
         again = f" They had been opened {earlier} times before: only the first opening was a test." if earlier else ""
-        return [f"The sealed blocks were opened on {opened['when'][:10]}.{again}", *_confirmed(run)]
+        beside = [f"There {said}." for said in hidden_neurons(opened)]
+        return [f"The sealed blocks were opened on {opened['when'][:10]}.{again}", *beside, *_confirmed(run)]
     return _confirmed(run)
 
 

@@ -1,10 +1,11 @@
 """What a confirmation and a test say, in lines for a terminal: pure functions of their records."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SHOWN = {"nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2", "bits_per_second": "bits/s, measured"}
+SHOWN = {"cosmoothing_r2": "co-smoothing R2", "nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2", "bits_per_second": "bits/s, measured"}
 
 
 def confirmation(record: Mapping[str, Any], searched: int | None = None) -> list[str]:
@@ -42,7 +43,7 @@ def openings(receipt: Sequence[Mapping[str, Any]]) -> list[str]:
         if f"test/{key}" in last["winner"]["metrics"]:
             lines.append(f"  {label:<16} {interval(last['winner']['metrics'][f'test/{key}']):<28} "
                          f"{interval(last['default']['metrics'].get(f'test/{key}', {}))}")
-    lines += [f"  {line}" for line in (*_classical(last), last["verdict"])]
+    lines += [f"  {line}" for line in (*_classical(last), *hidden_neurons(last), last["verdict"])]
     return lines
 
 
@@ -71,6 +72,22 @@ def _classical(opening: Mapping[str, Any]) -> list[str]:
         if mine:
             lines.append(f"{name}: R2 {interval(mine)}, ridge on raw traces {number_of(figures['r2'])}")
     return lines
+
+
+def hidden_neurons(opening: Mapping[str, Any]) -> list[str]:
+    """Say of each classical model that predicts hidden neurons whether the winner beats it, by interval over seeds."""
+    mine, found = opening["winner"]["metrics"].get("test/cosmoothing_r2"), opening["baselines"].get("cosmoothing", {})
+    best = {f"{model} {size}" for model, size in opening["baselines"].get("cosmoothing_sizes", {}).items()}
+    return [f"the winner {against(mine, float(r2))} {name}: co-smoothing R2 {number_of(r2)}"
+            + (", its best size on validation" if name in best else "") for name, r2 in found.items() if mine]
+
+
+def against(figures: Mapping[str, Any], value: float) -> str:
+    """Say how an interval, of which higher is better, stands to the value of a model that no seed moves."""
+    low, high = float(figures["low"]), float(figures["high"])
+    if not (math.isfinite(low) and math.isfinite(value)):
+        return "cannot be compared with"
+    return "beats" if low > value else "loses to" if high < value else "is no different from"
 
 
 def interval(figures: Mapping[str, Any]) -> str:

@@ -144,7 +144,7 @@ def closing(summary: dict[str, Any]) -> str:
     lines += [f"run          {folder}"]
     if best is not None:
         lines += [f"best model   {folder}/best   (raycal.load)"]
-    pictures = f"   # pictures also in {folder}/figures" if best is not None and "cosmoothing" not in summary else ""
+    pictures = f"   # pictures also in {folder}/figures" if best is not None and not {"cosmoothing", "generators"} & set(summary) else ""
     lines += [f"report       {folder}/report.html   (open it in a browser)",
               f"TensorBoard  tensorboard --logdir {folder}{pictures}",
               f"next         {_next(summary)}"]
@@ -168,7 +168,9 @@ def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[st
     other = default["metrics"] if default else {}
     rows = [_row("trial", *(f"{t['number']} (epoch {t['epoch']})" if t and t["epoch"] else "-"
                             for t in (best, default)))]
-    for key, label in (("val/cosmoothing_r2", "co-smoothing R2"), ("val/nmse", "NMSE"), ("val/r", "correlation"),
+    for key, label in (("val/generation", "generation score"), ("val/c2st", "C2ST, AUC"),
+                       ("val/copied", "copied windows"), ("val/evaluations", "evaluations"),
+                       ("val/cosmoothing_r2", "co-smoothing R2"), ("val/nmse", "NMSE"), ("val/r", "correlation"),
                        ("val/behavior_r2", "behaviour R2"),
                        ("val/bits_per_second", "bits/s, measured"), ("val/usage", "codebook usage"),
                        ("val/iwae", "IWAE, nats/frame"), ("val/active_units", "active latents")):
@@ -180,7 +182,7 @@ def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[st
         model = best["metrics"].get(f"val/behavior_r2/{name}")
         rows.append(_row(f"  {name[:16]}", _number(model), _number(other.get(f"val/behavior_r2/{name}")))
                     + f"   ridge on raw traces {_number(figures['r2'])}, shifted (null) {_number(figures['null'])}")
-    return rows + _classical(best["metrics"], summary.get("baselines", {})) + _hidden(best["metrics"], summary)
+    return rows + _classical(best["metrics"], summary.get("baselines", {})) + _beside(best["metrics"], summary)
 
 
 def _coded(lengths: dict[str, dict[str, Any]]) -> str:
@@ -218,12 +220,15 @@ def _classical(metrics: dict[str, float], baselines: dict[str, dict[str, float]]
     return rows
 
 
-def _hidden(metrics: dict[str, float], summary: dict[str, Any]) -> list[str]:
-    """Return a row for each classical model that predicts hidden neurons, and who wins, in words."""
+def _beside(metrics: dict[str, float], summary: dict[str, Any]) -> list[str]:
+    """Return a row for each classical model that predicts hidden neurons or draws windows, and who wins, in words."""
+    drawn = {name: f["generation"] for name, f in summary.get("generators", {}).items()}
     rows = []
-    for name, r2 in summary.get("cosmoothing", {}).items():
-        ends = "beats it" if metrics["val/cosmoothing_r2"] > r2 else "loses to it"
-        rows.append(_row(f"  {name}", _number(r2), "") + f"                   co-smoothing R2: the winner {ends}")
+    for key, label, sign, found in (("val/cosmoothing_r2", "co-smoothing R2", 1, summary.get("cosmoothing", {})),
+                                    ("val/generation", "generation score", -1, drawn)):
+        for name, value in found.items():
+            ends = "beats it" if sign * metrics[key] > sign * value else "loses to it"
+            rows.append(_row(f"  {name}", _number(value), "") + f"                   {label}: the winner {ends}")
     return rows
 
 

@@ -21,10 +21,11 @@ from raycal.search.keeper import FACTS, Keeper
 from raycal.search import storage
 from raycal.search.study import best_trial, read_study
 
-LABELS = {"val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE", "val/r": "correlation",
+LABELS = {"val/generation": "generation score", "val/c2st": "C2ST, AUC", "val/copied": "copied windows",
+          "val/evaluations": "evaluations a window", "val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE", "val/r": "correlation",
           "val/behavior_r2": "behaviour R2",
           "val/bits_per_second": "bits/s, measured", "val/usage": "codebook usage"}
-METRICS = {"cosmoothing_r2": "val/cosmoothing_r2", "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse",
+METRICS = {"generation": "val/generation", "evaluations": "val/evaluations", "cosmoothing_r2": "val/cosmoothing_r2", "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse",
            "correlation": "val/r", "behavior_r2": "val/behavior_r2",
            "bits_per_second": "val/bits_per_second"}
 
@@ -159,6 +160,11 @@ class Run:
         """Return the classical codes of the test blocks, as summary.json has those of the validation blocks."""
         found = self.tests[-1].get("baselines", {}) if self.tests else {}
         return found.get("classical", found)
+
+    @property
+    def tested_generators(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the classical generators on the test blocks, as summary.json has those on the validation blocks."""
+        return self.tests[-1].get("baselines", {}).get("generators", {}) if self.tests else {}
 
     @functools.cached_property
     def winner(self) -> FrozenTrial | None:

@@ -223,6 +223,7 @@ def failures(run: Run) -> list[Any]:
     if not reasons:
         return [Text("Every trial ran to its end.")]
     told = {"stopped early": "behind the others at a rung: has no final value", "diverged": "its loss was not finite",
+            "memorised": "it drew copies of the windows that it was trained on",
             "oom": "out of memory", "over rate limit": "more bits/s than the limit: never trained",
             "error": "its trainer raised an exception", "hang": "an epoch took longer than its limit",
             "lost": "its worker died"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = ("val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
+COLUMNS = ("val/generation", "val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
 
 
 class TensorBoard:

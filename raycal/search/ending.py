@@ -33,8 +33,9 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
     from raycal.metrics.baselines import baselines
     from raycal.models import family
 
-    if not family(plan.config).coded:
-        return Ending({"cosmoothing": _cosmoothing(data, study, say)}, None)
+    beside = {"latents": _cosmoothing, "windows": _generators}.get(family(plan.config).gives)
+    if beside:
+        return Ending(beside(data, study, say), None)
     rates, roles = _rates(plan, study), _marked(study)
     if rates:
         say("classical codes of the same blocks, code lengths and pictures ...")
@@ -49,19 +50,34 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
     return Ending(facts, portrait)
 
 
-def _cosmoothing(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, float]:
-    """Return the co-smoothing R2 of classical models with as many latents as the winner's."""
+def _cosmoothing(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the co-smoothing R2 of classical models, with as many latents as the winner's and at their best size."""
     import ray
 
-    from raycal.metrics.cosmoothing import baselines
+    from raycal.metrics.cosmoothing import baselines, best_sizes
     from raycal.search.study import best_trial
 
     best = best_trial(study)
     if best is None:
-        return {}
+        return {"cosmoothing": {}}
     say("ridge, PCA and factor analysis of the same blocks ...")
-    config = best.user_attrs["config"]
-    return ray.get(recordings.beside(baselines, data, config["vae.latents"] + config["vae.window_latents"]))
+    config, sizes = best.user_attrs["config"], ray.get(recordings.beside(best_sizes, data))
+    latents = config["vae.latents"] + config["vae.window_latents"]
+    return {"cosmoothing": ray.get(recordings.beside(baselines, data, latents, "validation", sizes))}
+
+
+def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the figures of classical generators of windows as long as the winner's."""
+    import ray
+
+    from raycal.metrics.real_windows import baselines
+    from raycal.search.study import best_trial
+
+    best = best_trial(study)
+    if best is None:
+        return {"generators": {}}
+    say("a Gaussian and an autoregression of the same blocks ...")
+    return {"generators": ray.get(recordings.beside(baselines, data, best.user_attrs["config"]["windows.length"]))}
 
 
 def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callable[[str], None]) -> None:

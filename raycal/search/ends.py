@@ -13,6 +13,7 @@ REMEDIES = {
     "oom": "a smaller windows.batch, windows.length or model.width, fewer trials at a time (--max-concurrent), or more "
            "memory",
     "diverged": "a lower optimizer.lr in the space; `raycal sessions show` draws a recording with its extreme values",
+    "memorised": "fewer training.epochs, a smaller model.width, more model.dropout, or longer recordings",
     "hang": "see above where it stood, or raise training.epoch_limit"}
 
 

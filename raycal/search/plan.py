@@ -41,10 +41,13 @@ def simulated_sessions() -> list:
 
 def check_search(space: Space, config: Config) -> None:
     """Refuse an objective that is none, a space or a sampler that cannot serve, before anything is read."""
-    from raycal.models import objectives
+    from raycal.models import family, objectives
 
     objectives(config)
     space.check(np.random.default_rng(0))
+    if family(config).gives == "windows" and LENGTH in space.suggested(np.random.default_rng(0)):
+        raise UserError(f"--space {space.name} searches {LENGTH}: generation scores of windows of different lengths do "
+                        f"not compare; leave it out of propose(), or hold it with --set {LENGTH}={config.windows.length}")
     search = config.search
     if search.sampler == "gp":
         if space.conditional(np.random.default_rng(0)):
@@ -98,11 +101,13 @@ def check_decodable(plan: Plan, varying: Sequence[Sequence[str]]) -> None:
     """Refuse to judge by a behaviour that no validation frame shows changing; varying: those it does, a recording."""
     if "val/behavior_r2" not in plan.objectives or any(varying):
         return
+    from raycal.models import family
+
     names = plan.agreement.behavior_names
     why = f"{', '.join(names)}: constant or not observed in every validation block" if names else \
         "no behaviour is in every session"
     raise UserError(f"search.objective={plan.config.search.objective!r}: there is nothing to decode ({why})\n"
-                    "fix: give recordings with behaviour, or --objective nmse")
+                    f"fix: give recordings with behaviour, or --objective {next(iter(family(plan.config).objectives))}")
 
 
 def _check_feasible(space: Space, rate: Callable[[Config], float], limit: float, rng) -> None:

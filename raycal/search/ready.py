@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycal.checks import check_conditions
 from raycal.config import Config
 from raycal.report import page
 from raycal.report.console import counter
@@ -112,6 +113,7 @@ def prepared(plan: Plan, found: recordings.Recordings, began: float, say: Callab
     """Return what the workers of a search train on: no frame of it is a test frame."""
     data = recordings.prepare(found, plan.config.sessions, plan.agreement, say=say)
     check_decodable(plan, data.varying)
+    check_conditions(plan.config, plan.agreement.behavior_names, data.still)
     say(f"{len(plan.sketches)} recordings read in {time.monotonic() - began:.1f} s, {data.n_bytes / 2**20:.4g} MiB of "
         "them in the object store")
     return data

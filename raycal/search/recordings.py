@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class Prepared:
 
     refs: list  # as raycal.sessions.store.get takes them
     varying: tuple[tuple[str, ...], ...]  # for each recording, the behaviours that some validation frame shows changing
+    still: Mapping[str, tuple[str, ...]]  # recording -> the behaviours that no train frame shows changing
     n_bytes: int
 
 
@@ -64,15 +65,16 @@ def prepare(recordings: Recordings, settings: config.Sessions, agreement: Any,
     task = ray.remote(num_cpus=0, num_returns=2, max_retries=2)(_record)
     starts = (lambda i=i: task.remote(recordings.sessions[i], recordings.sketches[i].id, settings, agreement, i,
                                       tuple(parts)) for i in range(len(agreement.splits)))
-    refs, varying, n_bytes = [], [], 0
+    refs, varying, still, n_bytes = [], [], {}, 0
     for i, (ref, facts) in _ahead(enumerate(starts), _at_once()):
-        lines, changes, size = _answer(recordings.sketches[i].source, facts)
+        lines, changes, changeless, size = _answer(recordings.sketches[i].source, facts)
         for line in lines:
             say(line)
         refs.append(ref)
         varying.append(changes)
+        still[recordings.sketches[i].id] = changeless
         n_bytes += size
-    return Prepared([ray.put(assemble(agreement, ())), *refs], tuple(varying), n_bytes)
+    return Prepared([ray.put(assemble(agreement, ())), *refs], tuple(varying), still, n_bytes)
 
 
 def beside(function: Callable[..., Any], prepared: Prepared, *arguments: Any) -> Any:
@@ -113,7 +115,7 @@ def _record(session: Session, id: str, settings: config.Sessions, agreement: Any
     lines: list[str] = []
     session = session if session.id == id else dataclasses.replace(session, id=id)
     recording = record(session, settings, agreement, index, parts, lines.append)
-    return recording, (lines, recording.varying, assemble(agreement, [recording]).n_bytes)
+    return recording, (lines, recording.varying, recording.still, assemble(agreement, [recording]).n_bytes)
 
 
 def _starter(place: places.Place, node: str | None, settings: config.Sessions) -> Callable[[], Any]:

@@ -19,7 +19,8 @@ from raycal.config import Config
 from raycal.errors import UserError
 from raycal.search.space import Space
 
-COMPARED = ("windows.", "model.", "quantizer.", "loss.", "vae.", "kl.", "optimizer.", "training.", "search.objective")
+COMPARED = ("windows.", "model.", "quantizer.", "loss.", "vae.", "kl.", "diffusion.",
+            "optimizer.", "training.", "search.objective")
 FREE = ("training.device", "training.workers", "training.gpus", "training.epoch_limit", "training.save_every")
 OUTSIDE = "of an earlier space"  # reason of a trial that a changed space does not hold
 

@@ -18,7 +18,7 @@ from raycal.search.study import Record
 
 # How the end of a job is told: Optuna learns from PRUNED and ignores FAIL.
 STATES = {"epochs": TrialState.COMPLETE, "patience": TrialState.COMPLETE, "diverged": TrialState.PRUNED,
-          "stopped early": TrialState.PRUNED, "oom": TrialState.PRUNED}
+          "memorised": TrialState.PRUNED, "stopped early": TrialState.PRUNED, "oom": TrialState.PRUNED}
 
 
 UNFINISHED = ("epoch", "paused", "kept", "lost", "data", "no slot")  # last events of trials that have not ended

@@ -1,8 +1,8 @@
 """The sealed test blocks, opened once: the confirmed winner and the default, trained on train and validation.
 
 Each is trained for the median best epoch of its confirmation, on several seeds that nothing was chosen by, by workers
-that hold no test frame. Only then are the models judged on the test blocks, beside the classical codes and ridge, and
-the receipt (RUN/test_receipt.json, user attribute "test" of the study) is written before a figure is shown. A second
+that hold no test frame. Only then are the models judged on the test blocks, beside the classical codes and ridge (a model
+without codes beside what classical models reach at its own task), and the receipt (RUN/test_receipt.json, user attribute "test" of the study) is written before a figure is shown. A second
 opening has to be asked for, and is marked wherever its figures stand.
 """
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.metrics.intervals import mean_interval, paired_difference
+from raycal.models import family
 from raycal.report.console import Progress
 from raycal.search import connection, jobs, provenance, recordings
 from raycal.search.confirm import comparison, fresh_seeds, now, outcome_of
@@ -118,15 +119,44 @@ def _open(run: Reopened, record: Mapping[str, Any], numbers: Mapping[str, int], 
                for role, number in numbers.items()}
     taken = figures["winner"]["metrics"].get("test/bits_per_second", {}).get("mean", math.nan)
     classical = recordings.beside(baselines, opened, [r for r in (run.plan.rate_limit, taken) if r > 0], KEY)
+    beside = {"latents": _hidden_neurons, "windows": _generators}.get(family(run.plan.config).gives)
+    others = beside(run, opened, numbers["winner"]) if beside else {}
     metric = record["metric"].replace("val/", "test/")
     values = {role: figures[role]["metrics"].get(metric, {}).get("values", [math.nan]) for role in numbers}
     difference = paired_difference(values["winner"], values["default"])._asdict()
     return {"when": now(), "fingerprints": {s.id: s.fingerprint for s in run.plan.sketches},
             "data_fingerprint": run.plan.agreement.fingerprint, "metric": metric, "direction": record["direction"],
             "versions": provenance.surroundings(run.cluster.slots.use_gpu), **figures, "difference": difference,
-            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge)},
+            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge), **others},
             "verdict": "on the sealed blocks " + comparison(numbers["winner"], metric, record["direction"], difference,
                                                             len(seeds))}
+
+
+def _hidden_neurons(run: Reopened, opened: recordings.Prepared, winner: int) -> dict[str, Any]:
+    """Return the co-smoothing R2 of classical models on the test part, and how many latents served them best before.
+
+    "cosmoothing": {model: R2} at the winner's latent size and at the model's own best, "cosmoothing_sizes", which is
+    chosen on validation blocks of models of train blocks, as the winner's was.
+    """
+    import ray
+
+    from raycal.metrics import cosmoothing
+
+    config = run.study.get_trials(deepcopy=False)[winner].user_attrs["config"]
+    before = recordings.prepare(run.found, run.plan.config.sessions, run.plan.agreement, say=lambda _: None)
+    sizes = ray.get(recordings.beside(cosmoothing.best_sizes, before))
+    latents = config["vae.latents"] + config["vae.window_latents"]
+    return {"cosmoothing": ray.get(recordings.beside(cosmoothing.baselines, opened, latents, KEY, sizes)),
+            "cosmoothing_sizes": sizes}
+
+
+def _generators(run: Reopened, opened: recordings.Prepared, winner: int) -> dict[str, Any]:
+    """Return {"generators": figures of the classical ones on the test blocks}."""
+    import ray
+
+    from raycal.metrics.real_windows import baselines
+    length = run.study.get_trials(deepcopy=False)[winner].user_attrs["config"]["windows.length"]
+    return {"generators": ray.get(recordings.beside(baselines, opened, length, KEY))}
 
 
 def _judged(dataset, path: str) -> dict[str, float]:

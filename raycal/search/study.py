@@ -1,8 +1,8 @@
 """The Optuna study as the one record of a search: what was asked, what came of it, who is best.
 
 `Record` asks and tells; Tune's searcher and scheduler (scheduler.py) only pass its words on.
-States: COMPLETE = full length or ended by patience; PRUNED = stopped early, diverged, out of memory
-or over the rate limit (`reason` says which); FAIL = crashed. Optuna reads PRUNED trials and learns
+States: COMPLETE = full length or ended by patience; PRUNED = stopped early, diverged, memorised, out
+of memory or over the rate limit (`reason` says which); FAIL = crashed. Optuna reads PRUNED trials and learns
 from them, and ignores FAIL: told FAIL, it went on proposing in a region that diverges.
 """
 from __future__ import annotations

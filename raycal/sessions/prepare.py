@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycal import config
+from raycal.errors import UserError
 from raycal.sessions import select
 from raycal.sessions.agreement import Agreement, agree, sketch
 from raycal.sessions.behavior import feature_frames, features, series
@@ -39,6 +40,7 @@ class Recording:
     n_recorded: int = 0  # neurons of the session, before some were left out
     fingerprint: str = ""  # of the session
     varying: tuple[str, ...] = ()  # behaviours that some validation frames show changing
+    still: tuple[str, ...] = ()  # behaviours that no train frame shows changing: constant there, or not observed
     recorded_rate: float = 0.0  # Hz of the session, before it was resampled
     resample: float = 0.0  # Hz it was brought to; 0: none
     smooth: float = 0.0  # s, sd of the Gaussian over traces; 0: none
@@ -75,7 +77,7 @@ def prepare(sessions: Sequence, settings: config.Sessions, window: int, parts: S
 
     `window` is the longest window (frames) of the space, `context` what the model reads beyond it. What is left
     out is said through `log`. Raises UserError where the window does not fit, a behaviour is absent, a neuron has
-    NaN under sessions.nan=refuse, or fewer than 2 neurons remain.
+    NaN under sessions.nan=refuse, fewer than 2 neurons remain, or masks leave nothing of a part.
     """
     agreement = agree([sketch(s, settings) for s in sessions], settings, window, context, log)
     return assemble(agreement, (record(sessions[i], settings, agreement, i, parts, log)
@@ -99,6 +101,7 @@ def record(session, settings: config.Sessions, agreement: Agreement, index: int,
     traces = smoothed(session.traces, missing, runs, settings.smooth * rate)
     behavior = series(session, agreement.behavior, runs, settings.smooth_behavior * rate)
     kept, fitted = _neurons(session, traces, missing, behavior, cut, settings, log)
+    _check_measured(session, missing, kept, cut)
     if settings.features:
         behavior = features(behavior, runs, feature_frames(settings, rate))
     traces = np.ascontiguousarray(traces[rows][:, kept])
@@ -107,10 +110,12 @@ def record(session, settings: config.Sessions, agreement: Agreement, index: int,
         valid = np.ascontiguousarray(~missing[np.ix_(rows, kept)])
         traces[~valid] = 0.0
     center, spread = behavior_scaler(behavior[train])
+    names = agreement.behavior_names
     return Recording(
         session.id, traces, valid, behavior[rows], pieces, rate, tuple(session.neurons[n] for n in kept), fitted,
         center, spread, cut.gap, tuple(kept.tolist()), session.n_neurons, fingerprint,
-        _varying(behavior[validation], agreement.behavior_names), recorded_rate, settings.resample, settings.smooth)
+        _varying(behavior[validation], names), tuple(n for n in names if n not in _varying(behavior[train], names)),
+        recorded_rate, settings.resample, settings.smooth)
 
 
 def _neurons(session, traces, missing, behavior, cut: Split, settings, log):
@@ -124,6 +129,16 @@ def _neurons(session, traces, missing, behavior, cut: Split, settings, log):
         chosen = chosen[select.best(session.id, settings, traces[table], None if missing is None else missing[table],
                                     behavior[train], log)]
     return kept[chosen], {name: float32(c[chosen], s[chosen]) for name, (c, s) in fitted.items()}
+
+
+def _check_measured(session, missing: np.ndarray | None, kept: np.ndarray, cut: Split) -> None:
+    """Refuse masks that leave nothing to train on or to judge by."""
+    for part in PARTS if missing is not None else ():
+        rows, _ = _rows(cut, (part,))
+        if len(rows) and missing[np.ix_(rows, kept)].all():
+            raise UserError(f"session {session.id}: its masks leave no value of its {part} part ({len(rows)} frames of "
+                            f"{len(kept)} neurons); cut the blocks elsewhere with another sessions.rounds, or leave "
+                            "the session out")
 
 
 def _rows(cut: Split, parts) -> tuple[np.ndarray, dict[str, tuple[Run, ...]]]:

@@ -48,14 +48,14 @@ def varying(session, neurons: np.ndarray, span: np.ndarray, log) -> np.ndarray:
     varies = span > 0  # NaN where no train frame was measured: not greater either
     if varies.sum() < 2:
         raise UserError(f"session {session.id}: {varies.sum()} of {session.n_neurons} neurons left after leaving out "
-                        f"{session.n_neurons - len(neurons)} with NaN and {(~varies).sum()} constant over the train "
-                        "part; a model needs 2: check that rows are frames and columns neurons, or leave the session "
+                        f"{session.n_neurons - len(neurons)} with NaN and {(~varies).sum()} constant or not measured "
+                        "over the train part; a model needs 2: check that rows are frames and columns neurons, or leave the session "
                         "out")
     constant = neurons[~varies]
     if len(constant):
         listed = ", ".join(map(str, constant[:8])) + (", ..." if len(constant) > 8 else "")
-        log(f"session {session.id}: {len(constant)} of {len(neurons)} neurons constant over the train part left out: "
-            f"{listed}")
+        log(f"session {session.id}: {len(constant)} of {len(neurons)} neurons constant or not measured over the train "
+            f"part left out: {listed}")
     return varies
 
 

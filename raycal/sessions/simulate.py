@@ -74,7 +74,7 @@ def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_la
     session = Session.build(
         id=id or f"simulated-{seed}", traces=with_noise(rng, clean, noise), rate=rate, behavior=behavior[skip:],
         behavior_names=("running", "stimulus"), behavior_units=("cm/s", ""), unit="dF/F",
-        neurons=[f"cell {k}" for k in range(n_neurons)],
+        neurons=[f"cell {k} of {seed}" for k in range(n_neurons)],
         metadata={"latents": n_latents, "coupling": coupling, "noise": noise, "seed": seed},
         source=f"simulated by raycal, seed {seed}")
     ceiling = linear_ceiling(sources, loadings, coupling, clean_behavior[skip:], behavior[skip:])

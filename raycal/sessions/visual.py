@@ -62,7 +62,7 @@ def simulate_visual(n_neurons: int = 150, n_frames: int = 115_000, rate: float =
     session = Session.build(
         id=id or f"simulated-visual-{seed}", traces=traces, rate=rate, behavior=behavior, unit="dF/F",
         behavior_names=("running", "pupil"), behavior_units=("cm/s", "px"), stimuli=stimuli,
-        neurons=[f"cell {k}" for k in range(n_neurons)], source=f"simulated by raycal, seed {seed}",
+        neurons=[f"cell {k} of {seed}" for k in range(n_neurons)], source=f"simulated by raycal, seed {seed}",
         metadata={"session type": "three_session_A", "latents": n_latents, "coupling": coupling, "noise": noise,
                   "seed": seed})
     ceiling = linear_ceiling(sources, loadings, coupling, clean, behavior)

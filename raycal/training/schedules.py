@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from raycal.config import Optimizer
 
 PATIENCE = 4  # epochs without a better objective before plateau halves; 4 such halvings fit the default 27 epochs
+TAIL = 0.25  # share of the steps after the warm-up that cosine_plateau holds its last value for
 
 
 def warmup(step: int, steps: int) -> float:
@@ -26,6 +27,14 @@ def constant(progress: float, final: float = 0.0) -> float:
 def cosine(progress: float, final: float = 0.0) -> float:
     """Return final + (1 - final) (1 + cos(pi progress)) / 2 (SGDR without restarts, arXiv 1608.03983)."""
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * _clamp(progress)))
+
+
+def cosine_plateau(progress: float, final: float = 0.0) -> float:
+    """Return `cosine` run through before the last TAIL of the steps, and final from there on.
+
+    The small steps of a tail let an objective settle that is measured after every epoch.
+    """
+    return cosine(progress / (1.0 - TAIL), final)
 
 
 def step(progress: float, final: float = 0.0) -> float:
@@ -46,7 +55,7 @@ def plateau(history: Sequence[float], final: float = 0.0, patience: int = PATIEN
     return max(final, 0.5 ** halvings)
 
 
-SHAPES = {"constant": constant, "cosine": cosine, "step": step}
+SHAPES = {"constant": constant, "cosine": cosine, "cosine_plateau": cosine_plateau, "step": step}
 
 
 def learning_rate(settings: Optimizer, at: int, steps: int, history: Sequence[float] = ()) -> float:

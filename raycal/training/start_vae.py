@@ -1,9 +1,9 @@
 """Where a VAE starts from: factor analysis of each session's train part, as its identities, encoder and decoder.
 
-A neuron's identity begins with its loadings and the precision of its noise; loadings are what decodes it. The encoder's
-linear path begins as what best tells the factors from the pooled neurons. The networks beside add nothing yet. Started
-at random, a VAE loses to factor analysis on recordings of a few hundred frames; from here, what it learns is what a
-network adds.
+A neuron's identity begins with its loadings and the precision of its noise; loadings are what decodes it. Sessions that
+share neurons begin on the same axes. The encoder's linear path begins as what best tells the factors from the pooled
+neurons. The networks beside add nothing yet. Started at random, a VAE loses to factor analysis on recordings of a few
+hundred frames; from here, what it learns is what a network adds.
 
 Shapes: F train frames, N neurons, D factors, E numbers of an identity.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raycal.checks import check_conditions
 from raycal.errors import UserError
 from raycal.metrics.blocks import FIT_FRAMES, evenly, standardised
 from raycal.metrics.cosmoothing import folds
@@ -30,6 +31,7 @@ RIDGE = 1e-3  # a frame, of the regression of factors on pooled neurons
 @torch.no_grad()
 def start(model: VAE, dataset: Any, config: Config) -> None:
     """Set the weights of a VAE from train frames alone; draws nothing at random besides what it was built with."""
+    check_conditions(config, dataset.behavior_names, {r.id: r.still for r in dataset.recordings})
     if config.vae.reconstruction == "poisson":  # its readings go through a softplus: no linear model is near
         _check_counts(dataset)
         return
@@ -37,11 +39,14 @@ def start(model: VAE, dataset: Any, config: Config) -> None:
     x = [one[evenly(len(one), FIT_FRAMES)] for one in x]
     n = min(config.vae.latents, config.vae.identity - 1, model.readings.loading.out_features,
             *(one.shape[1] - 1 for one in x))
-    rows = model.identities
+    rows, times = model.identities.rows, torch.zeros(len(model.identities.rows))
     for session, one in enumerate(x):
-        loadings, log_precision = _factors(one, n)
-        rows.rows[rows.of(session), :n] = loadings
-        rows.rows[rows.of(session), n] = log_precision
+        of, (loadings, log_precision) = model.identities.of(session), _factors(one, n)
+        loadings = turned(loadings, rows[of, :n], times[of] > 0)
+        share = 1.0 / (times[of] + 1.0)  # a neuron of several sessions begins with their mean
+        rows[of, :n] = rows[of, :n].lerp(loadings, share[:, None])
+        rows[of, n] = rows[of, n].lerp(log_precision, share)
+        times[of] += 1
     _set_decoder(model, n)
     _set_encoder(model, [torch.from_numpy(one) for one in x], n)
 
@@ -60,6 +65,18 @@ def _factors(x: np.ndarray, n: int) -> tuple[Tensor, Tensor]:
     with warnings.catch_warnings(action="ignore"):  # that it did not converge in the last digit
         found = FactorAnalysis(n, random_state=0).fit(x)
     return torch.tensor(found.components_.T).float(), -torch.tensor(found.noise_variance_).clamp_min(1e-3).log().float()
+
+
+def turned(loadings: Tensor, others: Tensor, known: Tensor) -> Tensor:
+    """Return loadings (N, D) turned to the axes on which the known ones of their neurons (N,) have the others (N, D).
+
+    Factors of a session are found up to a turn, which neurons that have an identity already settle (orthogonal
+    Procrustes, Schönemann 1966); without any they stay.
+    """
+    if not known.any():
+        return loadings
+    u, _, v = torch.linalg.svd(loadings[known].mT @ others[known])
+    return loadings @ (u @ v)
 
 
 def _set_decoder(model: VAE, n: int) -> None:

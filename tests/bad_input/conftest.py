@@ -79,6 +79,7 @@ def _recordings(folder, good):
     write("shortish", 420)
     write("rateless", rate=np.nan)
     write("blind", behavior=None, behavior_names=())
+    write("hidden", valid=np.zeros(good.traces.shape, bool))
     write("unseen", behavior=np.full((1500, 1), np.nan), behavior_names=("running",))
     np.savez(folder / "one.npz", traces=good.traces[:, :1], fs=5.0)
     np.savez(folder / "few.npz", traces=good.traces[:10], fs=5.0)

@@ -60,6 +60,7 @@ def test_a_recording_without_permission(refused, made):
     ("few.npz", ["'few'", "10 frames x 8 neurons", "16 frames"]),
     ("short.npz", ["session short: too few frames", "200 frames", "8 gaps of 40", "sessions.gap=8"]),
     ("shortish.npz", ["shortest block holds 6 frames", "windows of 16", "--set sessions.rounds=1"]),
+    ("hidden.npz", ["session hidden: 0 of 8 neurons left", "8 constant or not measured", "leave the session out"]),
     ("infinite.npz", ["'infinite'", "infinite at index (3, 0)", "NaN"]),
     ("words.npz", ["'words'", "<U1", "real numbers"]),
     ("rateless.npz", ["session rateless states no sampling rate", "--set sessions.rate=HZ"])])
@@ -84,7 +85,11 @@ def test_blocks_and_windows_that_do_not_fit(argv, words, refused):
     (search("--objective", "behavior_r2", sessions="blind.npz"), ["'behavior_r2'", "no behaviour", "--objective nmse"]),
     (search("--objective", "behavior_r2", sessions="unseen.npz"),
      ["running: constant or not observed", "give recordings with behaviour"]),
-    (search("--objective", "behavior_r2", sessions="good.npz,blind.npz"), ["no behaviour is in every session"])])
+    (search("--objective", "behavior_r2", sessions="good.npz,blind.npz"), ["no behaviour is in every session"]),
+    (search("--set", "vae.condition=always", space="vae", sessions="good.npz,blind.npz"),
+     ["vae.condition=always", "no behaviour is in every session", "--set vae.condition=observed"]),
+    (search("--set", "vae.condition=always", space="vae", sessions="unseen.npz"),
+     ["session unseen: running: constant or not observed in every train block", "--set vae.condition=observed"])])
 def test_behaviour_that_is_asked_for_and_absent(argv, words, refused):
     refused(argv, *words)
 

@@ -53,6 +53,31 @@ def test_a_setting_that_a_vae_cannot_have(argv, words, refused):
     refused(search(*argv, space="vae"), *words)
 
 
+@pytest.mark.parametrize("argv, words", [
+    (["--set", "windows.length=4", "--set", "model.downsample=8"],
+     ["windows.length=4", "shorter than the 8 frames", "lower model.downsample"]),
+    (["--set", "diffusion.evaluations=0"], ["diffusion.evaluations=0", "from 1 to 1000"]),
+    (["--set", "diffusion.steps=0"], ["unknown setting 'diffusion.steps'"]),
+    (["--set", "diffusion.guidance=2", "--sessions", "blind.npz"],
+     ["diffusion.guidance=2", "no behaviour is in every session", "leave it at 1"]),
+    (["--sessions", "still.npz"], ["session still: 0 of 8 neurons left", "8 constant"]),
+    (["--sessions", "lonely.npz"], ["session lonely: 1 of 8 neurons left", "a model needs 2"]),
+    (["--set", "sessions.normalize=none"], ["sessions.normalize=none", "use sessions.normalize=zscore"]),
+    (["--set", "diffusion.guidance_dropout=2"], ["diffusion.guidance_dropout=2", "from 0.0 to 1.0"]),
+    (["--set", "diffusion.sampler=eular"], ["diffusion.sampler='eular'", "did you mean 'euler'"]),
+    (["--set", "model.width=20"], ["model.width=20", "diffusion.heads=4", "such as 16"]),
+    (["--set", "search.rate_limit=10"], ["search.rate_limit=10", "no codes", "leave it out"]),
+    (["--set", "search.objective=nmse"], ["'nmse'", "no such yardstick", "generation"])])
+def test_a_setting_that_a_generative_model_cannot_have(argv, words, refused):
+    refused(search(*argv, space="diffusion"), *words)
+    refused(["train", *search(*argv, space="diffusion")], *words)
+
+
+def test_behaviour_that_is_not_there_is_no_yardstick_of_a_generative_model(refused):
+    refused(search("--objective", "behavior_r2", space="diffusion", sessions="blind.npz"),
+            "there is nothing to decode", "--objective generation")
+
+
 @pytest.mark.parametrize("name, words", [
     ("gone.yaml", ["gone.yaml: no such file", "--print-config"]), ("folder", ["folder: cannot be read", "directory"]),
     ("list.yaml", ["list.yaml: holds a list", "'optimizer: {lr: 0.001}'"]), ("broken.yaml", ["broken.yaml", "line 3"]),
@@ -65,7 +90,7 @@ def test_a_settings_file_that_is_none(name, words, refused):
 
 
 @pytest.mark.parametrize("space, words", [
-    ("qv", ["--space 'qv'", "did you mean 'vq'", "my_space.py"]), ("gone.py", ["gone.py: no such file", "grvq, quantizers, transform, vae, vq"]),
+    ("qv", ["--space 'qv'", "did you mean 'vq'", "my_space.py"]), ("gone.py", ["gone.py: no such file", "diffusion, grvq, quantizers,"]),
     ("syntax.py", ["syntax.py", "SyntaxError", "line 4", "correct the file"]),
     ("import.py", ["import.py", "No module named 'no_such_module'", "line 4"]),
     ("leaves.py", ["leaves.py", "SystemExit"]),

@@ -45,6 +45,17 @@ def test_a_linear_model_of_as_many_latents_is_found_by_all():
     assert best - 0.03 < found["PCA 3"] < best + 0.02 and best - 0.03 < found["ridge"] < best + 0.02
 
 
+def test_the_best_size_is_that_of_the_source_and_stands_beside_the_wanted_one(monkeypatch):
+    made, _ = dataset(noise=1.0)
+    monkeypatch.setattr(cosmoothing, "SIZES", (1, 3, 8, 29, 64))
+    sizes = cosmoothing.best_sizes(made)
+    assert sizes == {"PCA": 3, "factor analysis": 3}
+    found = cosmoothing.baselines(made, 29, sizes=sizes)
+    assert list(found) == ["ridge", "PCA 29", "PCA 3", "factor analysis 29", "factor analysis 3"]
+    assert found["PCA 29"] < 0.0 < found["PCA 3"], "24 visible neurons do not tell 29 axes"
+    assert list(cosmoothing.baselines(made, 3, sizes=sizes)) == ["ridge", "PCA 3", "factor analysis 3"]
+
+
 def test_independent_neurons_tell_nothing_of_each_other():
     rng = np.random.default_rng(0)
     found = cosmoothing.baselines(prepared(rng.standard_normal((4000, 12))), 2)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from raycal.report import answer
+from raycal.search.keeper import FACTS
 
 
 def test_rows_are_winner_default_and_the_codes_at_the_winners_rate(made):
@@ -43,6 +44,25 @@ def test_the_winner_beats_the_default_only_where_the_paired_interval_says_so(mad
     said = answer.headline(one.read())[0]
     assert f"{words}: " in said and "sealed test blocks over 3 seeds" in said
     assert answer.next_step(one.read()) is None
+
+
+def test_classical_generators_are_set_beside_a_generative_model_in_every_column(made):
+    one = made()
+    drawn = {"Gaussian": {"generation": 0.1}, "autoregression": {"generation": 3.0}}
+    one.study.set_user_attr(FACTS, {**one.study.user_attrs[FACTS], "objective": "generation", "generators": drawn})
+    run = one.read()
+    found = answer.rows(run)
+    assert [(r.name, r.searched.mean) for r in found if r.classical] == [("Gaussian", 0.1), ("autoregression", 3.0)]
+    said = " ".join(answer.headline(run))
+    assert "Classical generation of the same blocks wins: Gaussian (0.1000) has a lower generation score" in said
+    assert "The model beats autoregression (3.0000)." in said
+    one.confirm().test()
+    opened = dict(one.study.user_attrs["test"][0])
+    opened["baselines"]["generators"] = {"Gaussian": {"generation": 0.7}, "autoregression": {"generation": 0.8}}
+    one.study.set_user_attr("test", [opened])
+    found = answer.rows(one.read())
+    assert [(r.confirmed.mean, r.tested.mean) for r in found if r.classical] == [(0.1, 0.7), (3.0, 0.8)]
+    assert "beats Gaussian (0.7000) and autoregression (0.8000)" in " ".join(answer.headline(one.read()))
 
 
 def test_classical_codes_win_in_words_and_by_the_figures_of_the_same_blocks(made):

@@ -134,6 +134,17 @@ def test_classical_codes_at_the_winners_rate_stand_below_it_and_who_wins_is_said
     assert len(text.splitlines()) <= 20
 
 
+def test_classical_generators_stand_below_a_generative_winner_and_who_wins_is_said(study):
+    whole = summary(study, facts())
+    whole["best"]["metrics"] = {"val/generation": 1.5, "val/c2st": 0.8, "val/copied": 0.0, "val/evaluations": 16.0}
+    whole["generators"] = {"Gaussian": {"generation": 1.25}, "autoregression": {"generation": 2.5}}
+    text = closing(whole)
+    rows = [line.split() for line in text.splitlines() if "the winner" in line]
+    assert [row[:2] for row in rows] == [["Gaussian", "1.2500"], ["autoregression", "2.5000"]]
+    assert rows[0][-3:] == ["loses", "to", "it"] and rows[1][-2:] == ["beats", "it"]
+    assert "generation score          1.5000" in text and "C2ST, AUC                 0.8000" in text
+
+
 def test_what_the_codes_cost_a_coder_stands_below_what_they_measure(study):
     whole = summary(study, facts())
     whole["best"]["metrics"]["val/bits_per_second"] = 50.0

@@ -26,7 +26,8 @@ def play(*ends, order=None):
 
 @pytest.mark.parametrize("end, words", [
     (("oom", "torch.OutOfMemoryError: ..."), ["for one reason", "oom", "windows.batch", "--resume runs/x"]),
-    (("diverged",), ["diverged", "optimizer.lr"]), (("hang", "stood at ..."), ["hang", "epoch_limit"]),
+    (("diverged",), ["diverged", "optimizer.lr"]), (("memorised",), ["memorised", "longer recordings"]),
+     (("hang", "stood at ..."), ["hang", "epoch_limit"]),
     (("error", traceback(7)), ["ValueError", "loop.py", "line 7"]), (("died",), ["died"])])
 def test_three_alike_end_the_search(end, words):
     with pytest.raises(UserError) as stopped:

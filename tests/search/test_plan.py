@@ -174,3 +174,12 @@ def test_a_warm_start_tries_the_best_complete_trials_of_another_run_first(run, s
 def test_a_warm_start_from_no_run_is_refused(space, tmp_path):
     with pytest.raises(UserError, match="no run there"):
         enqueue(optuna.create_study(), plan_of(space, **{"search.warm_start": str(tmp_path)}), print)
+
+
+def test_scores_of_windows_of_different_lengths_are_not_compared():
+    """A space that searches the length is refused for generative models, unless it is held."""
+    base = {"model.family": "diffusion", "search.objective": "generation", "model.downsample": 1}
+    space = windowed(**base)
+    with pytest.raises(UserError, match="--space windowed searches windows.length.*--set windows.length=32"):
+        check_search(space, space.base)
+    check_search(dataclasses.replace(space, fixed={"windows.length": 32}), space.base)

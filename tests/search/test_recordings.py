@@ -47,6 +47,7 @@ def test_tasks_give_what_one_process_gives(folder, ray_session):
     there, here = store.get(prepared.refs, {}), prepare(read(str(folder / "*.npz")), SETTINGS, 16)
     assert there.fingerprint == here.fingerprint and there.n_neurons == here.n_neurons == (6, 4, 5)
     assert prepared.n_bytes == here.n_bytes and prepared.varying == (("running", "stimulus"),) * 3
+    assert prepared.still == {"a": (), "b": (), "c": ()}
     for one, other in zip(there.recordings, here.recordings):
         np.testing.assert_array_equal(one.traces, other.traces)
         np.testing.assert_array_equal(one.behavior, other.behavior)
@@ -86,7 +87,7 @@ def test_what_is_left_out_is_said_in_the_order_of_the_recordings(folder, ray_ses
     said = []
     recordings.prepare(found, SETTINGS, agree(found.sketches, SETTINGS, 16, log=said.append), say=said.append)
     assert [line for line in said if "constant" in line] == [
-        f"session {id}: 1 of {n} neurons constant over the train part left out: 1" for id, n in (("a", 6), ("c", 5))]
+        f"session {id}: 1 of {n} neurons constant or not measured over the train part left out: 1" for id, n in (("a", 6), ("c", 5))]
 
 
 def test_the_same_recording_twice_and_a_stated_id_twice_are_refused(folder, ray_session):

@@ -81,6 +81,14 @@ def test_a_diverged_trial_is_pruned_with_its_reason_and_what_it_had_shown(refere
     assert trial.user_attrs["objective_by_epoch"] == [[1, 0.8], [2, "nan"]]
 
 
+def test_a_model_that_copies_its_train_windows_is_pruned_with_that_reason(referee, event):
+    referee.start()
+    referee.epoch(0, event(1, 0.8))
+    referee.end(0, event(2, 0.1, best=(1, 0.8), done=True, ended_by="memorised"))
+    trial = ended(referee, 0)
+    assert (trial.state, trial.value, trial.user_attrs["reason"]) == (TrialState.PRUNED, 0.8, "memorised")
+
+
 def test_a_trial_that_diverges_at_once_is_pruned_without_a_value(referee, event):
     referee.start()
     referee.end(0, event(1, math.nan, best=(0, math.nan), done=True, ended_by="diverged"))

@@ -162,7 +162,7 @@ def test_neurons_constant_over_train_are_dropped_and_said():
     recording = prepare([session(traces=traces)], settings(), 32, log=said.append).recordings[0]
     assert recording.traces.shape[1] == 4 and len(recording.neurons) == 4
     assert all(len(c) == len(s) == 4 for c, s in recording.scalers.values())
-    assert any("1 of 5 neurons constant over the train part left out: 2" in s for s in said)
+    assert any("1 of 5 neurons constant or not measured over the train part left out: 2" in s for s in said)
 
 
 def test_too_few_neurons_left_is_refused():
@@ -317,6 +317,26 @@ def test_behaviours_that_validation_shows_changing_are_told():
     assert prepare([session(behavior=behavior)], settings(), 32).recordings[0].varying == ()
     opened = prepare([session()], settings(features=1.0, behavior=["pupil"]), 32, parts=("test",)).recordings[0]
     assert opened.varying == ("pupil_mean", "pupil_std", "pupil_max", "pupil_change")
+
+
+def test_behaviours_that_train_shows_still_are_told():
+    behavior = session().behavior.copy()
+    train = frames(split(session(), settings(), 32), "train")
+    assert prepare([session(behavior=behavior)], settings(), 32).recordings[0].still == ()
+    behavior[train, 1] = 5.0
+    assert prepare([session(behavior=behavior)], settings(), 32).recordings[0].still == ("pupil",)
+    behavior[train, 0] = np.nan
+    assert prepare([session(behavior=behavior)], settings(), 32).recordings[0].still == ("speed", "pupil")
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_masks_that_leave_nothing_of_a_part_are_refused(part):
+    valid = np.ones(session().traces.shape, bool)
+    valid[frames(split(session(), settings(), 32), part)] = False
+    with pytest.raises(UserError, match=f"its masks leave no value of its {part} part .*another sessions.rounds"):
+        prepare([session(valid=valid)], settings(), 32)
+    valid[:, 1] = True  # one neuron is enough
+    prepare([session(valid=valid)], settings(), 32)
 
 
 def test_features_replace_the_behaviours_and_are_scaled_by_train():

@@ -31,6 +31,12 @@ def test_shapes_units_and_names():
     assert raycal.simulate(7, 200, id="mine").session.id == "mine"
 
 
+def test_neurons_of_another_seed_have_other_labels():
+    """A label that two sessions share says that it is one neuron, and its loadings are drawn anew."""
+    one, same, other = (set(simulate(n_neurons=5, n_frames=200, seed=seed).session.neurons) for seed in (1, 1, 2))
+    assert one == same and not one & other and len(one) == 5
+
+
 def test_the_same_seed_gives_the_same_numbers_another_seed_others():
     one, same, other = (simulate(n_frames=300, seed=seed).session.fingerprint for seed in (1, 1, 2))
     assert one == same != other

@@ -51,6 +51,66 @@ def test_at_its_start_it_is_factor_analysis(found, dataset):
     assert found.metrics["val/cosmoothing_r2"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_hidden_neurons_to_draw_are_what_the_others_say_and_stand_by_their_r2(found, settings, dataset):
+    hidden, model = found.arrays["hidden"], made(settings, dataset)
+    assert [r2.shape for r2 in hidden["r2"]] == [(20,), (14,)] and hidden["session"] == "s0"
+    neurons = hidden["neurons"]
+    assert len(set(neurons.tolist())) == 6 and (np.diff(hidden["scores"]) <= 0).all()
+    assert np.array_equal(hidden["scores"], hidden["r2"][0][neurons])
+    assert hidden["scores"][0] == hidden["r2"][0].max() and hidden["scores"][-1] == hidden["r2"][0].min()
+    recording = dataset.recordings[0]
+    (first, _), (center, spread) = recording.pieces["validation"][0], recording.scalers["zscore"]
+    x = torch.from_numpy((recording.traces[first:first + 16] - center) / spread).T[None]
+    n = int(neurons[2])
+    seen = torch.tensor(~next(f for f in cosmoothing.folds(20) if f[n]))[None, :, None].expand_as(x)
+    with torch.no_grad():
+        said = model.decode(model.encode(x, 0, seen), 0)[0, n]
+    np.testing.assert_allclose(hidden["reconstruction"][0, 2], said, atol=1e-5)
+    np.testing.assert_allclose(hidden["target"][0, 2], x[0, n], atol=1e-5)
+
+
+def test_pooled_r2_is_that_of_the_neurons_weighed_by_their_deviation(found, dataset):
+    error = deviation = 0.0
+    for recording, r2 in zip(dataset.recordings, found.arrays["hidden"]["r2"]):
+        (center, spread), rows = recording.scalers["zscore"], recording.pieces["validation"]
+        away = sum((((recording.traces[a:b] - center) / spread) ** 2).sum(0) for a, b in rows)
+        error, deviation = error + ((1 - r2) * away).sum(), deviation + away.sum()
+    assert found.metrics["val/cosmoothing_r2"] == pytest.approx(1 - error / deviation, abs=1e-4)
+
+
+def test_the_aggregate_posterior_of_factor_analysis_is_its_prior(found):
+    """At its maximum the posteriors of all train frames together have mean 0 and variance 1."""
+    latents = found.arrays["latents"]
+    assert np.abs(latents["mean"]).max() < 0.02 and latents["sd"] == pytest.approx([1.0] * 3, abs=0.03)
+    assert (latents["moved"] < latents["sd"] ** 2).all() and (latents["moved"] > 0.5).all()
+
+
+def test_sessions_that_share_neurons_start_near_it_too(settings):
+    """The same loadings in both; factors of each are found up to a turn that would spoil the other's."""
+    rng, sessions = np.random.default_rng(1), []
+    loadings = rng.standard_normal((3, 20))
+    for i, n in enumerate((20, 14)):
+        traces = rng.standard_normal((3000, 3)) @ loadings[:, :n] + 0.7 * rng.standard_normal((3000, n))
+        sessions.append(Session.build(traces=traces, rate=5.0, id=f"s{i}", neurons=[f"n{k}" for k in range(n)]))
+    dataset = prepare(sessions, Config().sessions, 16, log=lambda _: None)
+    torch.manual_seed(0)
+    model = models.build(settings, dataset.n_neurons, 0, dataset.neurons)
+    start_vae.start(model, dataset, settings)
+    assert len(model.identities.rows) == 20
+    expected = cosmoothing.baselines(dataset, 3)["factor analysis 3"]
+    assert measure(model, dataset, settings).metrics["val/cosmoothing_r2"] == pytest.approx(expected, abs=0.01)
+
+
+def test_loadings_are_turned_to_the_axes_that_known_neurons_have():
+    generator = torch.Generator().manual_seed(0)
+    loadings = torch.randn(9, 3, generator=generator)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    known = torch.arange(9) < 4
+    others = torch.where(known[:, None], loadings @ turn, torch.nan)
+    torch.testing.assert_close(start_vae.turned(loadings, others, known), loadings @ turn)
+    assert torch.equal(start_vae.turned(loadings, others, torch.zeros(9, dtype=torch.bool)), loadings)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "attention", "identity"])
 def test_other_poolings_start_near_it(pooling, settings, dataset):
     settings = settings.replace({"vae.pooling": pooling})

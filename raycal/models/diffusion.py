@@ -1,0 +1,59 @@
+"""The generative model of a configuration: a `TraceFlow` around a U-Net or a transformer over time.
+
+    model = models.build(config, n_neurons=(48, 36), n_behaviors=2)      # model.family=diffusion
+    windows = model.draw(100, length=32, session=0, how=drawing(config))
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from raycal.checks import check_conditions
+from raycal.models.denoiser import Denoiser
+from raycal.models.dit import DiT
+from raycal.models.flow.objective import Objective
+from raycal.models.flow.paths import PATHS
+from raycal.models.flow.priors import PRIORS, Prior
+from raycal.models.flow.process import Process
+from raycal.models.flow.times import TIMES
+from raycal.models.flow.wiener import Wiener
+from raycal.models.traceflow import Drawing, TraceFlow
+from raycal.models.unet import UNet
+
+if TYPE_CHECKING:
+    from raycal.config import Config, Diffusion
+
+MULTIPLIERS = (1, 2, 2, 2)  # channels of a U-Net's levels, of which every one but the first halves the frames
+
+
+def build(config: Config, n_neurons: Sequence[int], n_behaviors: int,
+          neurons: Sequence[Sequence[str]] | None = None) -> TraceFlow:
+    """Return a new model for sessions of these neuron counts, which its labels do not change."""
+    d = config.diffusion
+    check_conditions(config, range(n_behaviors))
+    process, prior = Process(PATHS[d.path](), d.target), _prior(d)
+    base = Wiener(process, n_neurons, config.windows.length, prior) if d.base else None
+    network = Denoiser(_core(config), n_neurons, n_behaviors, config.model.width, d.embedding,
+                       config.sessions.mode == "pad", base)
+    return TraceFlow(network, Objective(process, TIMES[d.times](), prior, d.weighting), d.guidance_dropout)
+
+
+def drawing(config: Config) -> Drawing:
+    """Return how windows of a model are drawn."""
+    d = config.diffusion
+    return Drawing(d.sampler, d.evaluations, d.guidance)
+
+
+def _core(config: Config) -> nn.Module:
+    d, model = config.diffusion, config.model
+    if d.core == "dit":
+        return DiT(model.width, d.depth, d.heads, model.downsample, d.embedding, model.dropout)
+    levels = MULTIPLIERS[:model.downsample.bit_length()]
+    return UNet(model.width, levels, d.depth, d.heads, d.embedding, model.dropout)
+
+
+def _prior(d: Diffusion) -> Prior:
+    options = {"mixed": {"share": d.share}, "heavy_tailed": {"freedom": d.freedom}}
+    return PRIORS[d.prior](**options.get(d.prior, {}))
