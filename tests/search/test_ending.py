@@ -11,6 +11,7 @@ from optuna.trial import create_trial
 import raycal
 from raycal.config import Config
 from raycal.search import ending
+from raycal.sessions.prepare import prepare
 from raycal.sessions.simulate import simulate
 
 
@@ -48,6 +49,17 @@ def test_pictures_that_fail_say_why_and_cost_nothing_else(plan, tmp_path):
     found = ending.Ending({"baselines": {}, "code_length": {}}, None)
     ending.draw(found, plan, study_of((0.5, 2.0)), SimpleNamespace(path=tmp_path), said.append)
     assert len(said) == 1 and "pictures failed" in said[0] and "FileExistsError" in said[0]
+
+
+def test_what_is_drawn_of_a_winner_with_latents_comes_from_its_exported_model(vae, plan, tmp_path):
+    folder, sessions = vae
+    dataset = prepare(sessions, raycal.load(folder).config.sessions, 17, log=lambda _: None)
+    portrait = ending._portrayed(dataset, (folder / "model.pt").read_bytes())
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(create_trial(value=0.4, user_attrs={"metrics": {"val/cosmoothing_r2": 0.4},
+                                                        "config": Config().flat()}))
+    ending.draw(ending.Ending({"cosmoothing": {}}, portrait), plan, study, SimpleNamespace(path=tmp_path), pytest.fail)
+    assert {p.stem for p in (tmp_path / "figures").glob("*.png")} == {"trajectories", "hidden-neurons", "kl-by-epoch"}
 
 
 @pytest.mark.slow
