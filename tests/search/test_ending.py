@@ -8,8 +8,10 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
+import raycal
 from raycal.config import Config
 from raycal.search import ending
+from raycal.sessions.simulate import simulate
 
 
 def study_of(*figures):
@@ -46,6 +48,21 @@ def test_pictures_that_fail_say_why_and_cost_nothing_else(plan, tmp_path):
     found = ending.Ending({"baselines": {}, "code_length": {}}, None)
     ending.draw(found, plan, study_of((0.5, 2.0)), SimpleNamespace(path=tmp_path), said.append)
     assert len(said) == 1 and "pictures failed" in said[0] and "FileExistsError" in said[0]
+
+
+@pytest.mark.slow
+def test_a_search_of_vaes_leaves_pictures_of_the_winner_and_what_is_classical(ray_session, tmp_path):
+    sessions = [simulate(n_neurons=n, n_frames=1501, rate=5.0, seed=n, id=f"s{n}").session for n in (12, 9)]
+    held = {"model.width": 16, "vae.latents": 3, "vae.identity": 8, "windows.length": 16, "windows.min_steps": 2,
+            "windows.stride": 64, "vae.layers": 1, "vae.backbone": "convolution", "training.epochs": 2}
+    found = raycal.search("vae", sessions, settings=held, trials=2, pruner="none", sampler="random", confirm_top=0,
+                          out=str(tmp_path / "run"), quiet=True)
+    assert set(found["cosmoothing"]) >= {"ridge", "PCA 3", "factor analysis 3"}
+    pictures = {p.stem for p in (tmp_path / "run" / "figures").glob("*.png")}
+    assert pictures == {"trajectories", "hidden-neurons", "kl-by-epoch"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Course of the latents" in page and "predict hidden neurons of the same blocks" in page
+    assert raycal.load(tmp_path / "run").latents(sessions[0]).shape == (1501, 3)
 
 
 def test_a_run_without_a_complete_trial_has_no_pictures(plan, tmp_path):
