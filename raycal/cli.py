@@ -13,7 +13,8 @@ from raycal import cli_cluster, cli_report, cli_runs, cli_sessions, terminal
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
-VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "apply", "sessions",
+VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "apply", "generate",
+         "sessions",
          "doctor", "cluster")
 
 
@@ -29,8 +30,9 @@ def _main(argv: list[str] | None) -> int:
     try:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
-        return {None: _search, "search": _search, "plan": _plan, "train": _train, "apply": _apply, "doctor": _doctor,
-                "sessions": cli_sessions.main, "cluster": cli_cluster.main, **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
+        return {None: _search, "search": _search, "plan": _plan, "train": _train, "apply": _apply,
+                "generate": _generate, "doctor": _doctor, "sessions": cli_sessions.main, "cluster": cli_cluster.main,
+                **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
@@ -83,6 +85,18 @@ def apply_parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",
                    help="sessions.traces=KEY; with --adapt also how the recordings are split")
+    return p
+
+
+def generate_parser() -> argparse.ArgumentParser:
+    p = parser("raycal generate", "Draw new windows from a trained generative model.")
+    p.add_argument("model", metavar="RUN", help="folder of a run or of a trained model, or its .pt file")
+    p.add_argument("--windows", type=whole, default=1000, metavar="N", help="how many (default 1000)")
+    p.add_argument("--behaviour", metavar="FILE", help="a recording whose behaviour they are drawn for")
+    p.add_argument("--session", metavar="ID", help="which of the model's recordings (default: the first)")
+    p.add_argument("--out", metavar="FILE", help="the .npz (default RUN/generated.npz); figures/ is made beside it")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed draws the same windows (default 0)")
+    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     return p
 
 
@@ -205,6 +219,15 @@ def _apply(argv: list[str]) -> int:
     done = application.run(args.model, args.sessions, args.out, adapt=args.adapt, epochs=args.epochs,
                            format=args.format, device=args.device, settings=dict(parse_set(s) for s in args.sets))
     print(done.closing())
+    return 0
+
+
+def _generate(argv: list[str]) -> int:
+    from raycal import generation
+
+    args = generate_parser().parse_args(argv)
+    generation.run(args.model, args.windows, behavior=args.behaviour, out=args.out, session=args.session,
+                   seed=args.seed, device=args.device)
     return 0
 
 

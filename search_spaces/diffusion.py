@@ -28,7 +28,7 @@ def network(trial):
     if trial.suggest_categorical("diffusion.core", ["unet", "dit"]) == "unet":
         trial.suggest_categorical("diffusion.heads", [4, 2, 0])
     trial.suggest_int("diffusion.depth", 1, 3)
-    trial.suggest_categorical("model.width", [16, 32, 64, 96])
+    trial.suggest_categorical("model.width", [16, 32, 64])
     trial.suggest_categorical("model.downsample", [1, 2, 4])
     trial.suggest_float("model.dropout", 0.0, 0.4)
     trial.suggest_categorical("diffusion.base", [1, 0])

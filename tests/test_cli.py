@@ -92,8 +92,8 @@ def test_bad_input_ends_with_status_2_and_says_what_to_do(argv, words, capsys, s
 def test_spaces_are_listed_with_their_purpose(capsys):
     assert cli.main(["--list-spaces"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["grvq", "quantizers", "transform", "vae", "vq"]
-    assert all("VAE" in line for line in lines)
+    assert [line.split()[0] for line in lines] == ["diffusion", "grvq", "quantizers", "transform", "vae", "vq"]
+    assert "new windows" in lines[0] and all("VAE" in line for line in lines[1:])
 
 
 @pytest.mark.parametrize("space", ["grvq", "quantizers", "transform", "vq"])

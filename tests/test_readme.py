@@ -24,7 +24,7 @@ WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser,
            "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser, "reproduce": cli_runs.reproduce_parser,
-           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser,
+           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser, "generate": cli.generate_parser,
            "cluster": cli_cluster.cluster_parser}
 
 

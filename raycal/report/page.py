@@ -38,7 +38,7 @@ SECTIONS = (
     Section("ranks", "Do early epochs tell?", "Rank correlation of the best value so far with the final value.",
             sections.ranks),
     Section("curves", "Learning curves", "", sections.curves),
-    Section("reconstructions", "Reconstructions", "", sections.reconstructions),
+    Section("reconstructions", "What the winner makes", "", sections.reconstructions),
     Section("usage", "Codebook usage", "", sections.usage),
     Section("split", "The split", "Contiguous blocks with gaps; what is fitted is fitted on train alone.",
             sections.split),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = ("val/generation", "val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
+COLUMNS = ("val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
 
 
 class TensorBoard:
@@ -62,6 +62,8 @@ class TensorBoard:
             writer.add_scalar("best/objective", metrics[self._objective], epoch)
         if "examples" in extras:
             writer.add_image("reconstruction", _picture(extras["examples"]), epoch, dataformats="HWC")
+        for name, figure in _drawn(extras).items():
+            writer.add_image(name, figure, epoch, dataformats="HWC")
         for codebook, counts in enumerate(extras.get("counts", ())):
             add_counts(writer, f"codebook/{codebook}", np.asarray(counts), epoch)
         writer.file_writer.add_summary(hparams({}, {})[2])
@@ -91,6 +93,15 @@ def _picture(examples: Mapping[str, Any]) -> np.ndarray:
     from raycal.report.pictures import rendered
 
     return rendered(draw_reconstruction(examples))[..., :3]
+
+
+def _drawn(extras: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return pictures of windows that a model drew as images (H, W, 3), none of a model that draws none."""
+    from raycal.report.generated import draw
+    from raycal.report.pictures import rendered
+
+    return {name: rendered(figure)[..., :3] for name, figure in draw(extras["generated"]).items()} \
+        if "generated" in extras else {}
 
 
 def _sample(distribution: Any) -> Any:
