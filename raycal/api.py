@@ -180,7 +180,7 @@ def of_run(run: str, options: Mapping[str, Any]):
     from raycal.search.folder import config_of
     from raycal.search.ready import Options
 
-    path, storage = local_run(run)
+    path, storage = local_run(run, "")
     settings = read_file(config_of(path, ""))
     section = run_section(settings)
     space, config, held = configure(space_of(section["space"], path), section.get("held") or {}, settings)
@@ -188,13 +188,13 @@ def of_run(run: str, options: Mapping[str, Any]):
     return space, config, Options(**{**options, "sessions": sessions, "resume": path, "storage": storage, "held": held})
 
 
-def local_run(run: str) -> tuple[str, str | None]:
+def local_run(run: str, flag: str = "--resume ") -> tuple[str, str | None]:
     """Return the folder of a run and where it is mirrored; one that is given by URI is fetched below runs/."""
-    if "://" not in run:
-        return run, None
-    from raycal.search.storage import fetch
+    from raycal.search import storage
 
-    return str(fetch(run, pathlib.Path("runs"))), run.rstrip("/").rsplit("/", 1)[0]
+    if not storage.is_uri(run):
+        return run, None
+    return str(storage.fetch(run, pathlib.Path("runs"), flag)), storage.parent(run)
 
 
 def listed(sessions: Any) -> Sequence[Any]:

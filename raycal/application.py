@@ -23,7 +23,7 @@ from raycal.metrics.decoding import r2
 from raycal.metrics.reconstruction import ReconstructionSums, mean_r
 from raycal.models import quantizers
 from raycal.report.applied import AppliedFolder
-from raycal.sessions.behavior import feature_frames, features, having, series, source_names
+from raycal.sessions.behavior import named
 from raycal.sessions.scalers import Scaler, behavior_scaler, float32, scalers
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Applied(NamedTuple):
     arrays: `codes` (S, C), `code_frames` (S,) the first frame of each, `latents` (S, D) before quantization,
     `reconstruction` (T, N) in the session's own unit, `behavior` (T, K) decoded, `behavior_names`, `behavior_units`
     (K,) and `times` (T,) in s. NaN where the model says nothing: outside segments, and neurons that it does not see.
-    Of a family without codes: `latents`, a step a frame, `code_frames`, `reconstruction` and `times`.
+    Of a family without codes: `latents` (T, D), `reconstruction` and `times`.
     metrics: figures of the whole session, as raycal.report.applied.ABOUT defines them.
     """
 
@@ -99,10 +99,11 @@ def _adapted(trained: Trained, config: Config, dataset: Dataset, folder: Applied
 def apply(trained: Trained, session: Session) -> Applied:
     """Return everything a model says of a session; raise UserError where it has no read-in for it."""
     entry, seen = trained.entry(session), _seen_in_training(trained, session)
-    arrays = {"code_frames": trained.code_frames(session), "latents": np.concatenate(trained.encode(session)),
+    arrays = {"latents": np.concatenate(trained.encode(session)) if trained.coded else trained.latents(session),
               "reconstruction": trained.reconstruct(session), "times": session.times}
     if trained.coded:
-        arrays |= {"codes": trained.codes(session), "behavior": trained.decode_behavior(session),
+        arrays |= {"codes": trained.codes(session), "code_frames": trained.code_frames(session),
+                   "behavior": trained.decode_behavior(session),
                    "behavior_names": np.array(trained.behavior_names, str),
                    "behavior_units": np.array(trained.data["behavior_units"], str)}
     seconds = sum(stop - start for start, stop in session.segments) / _rate(session, entry)
@@ -163,11 +164,8 @@ def _codes(codes: np.ndarray, config: Config, seconds: float, bits: float | None
 def _decoding(trained: Trained, session: Session, prediction: np.ndarray, entry: dict[str, Any],
               seen: bool) -> dict[str, float]:
     """Return {behaviour: R2} of prediction (T, K), of those that the session has and that vary in it."""
-    settings, names = trained.config.sessions, trained.behavior_names
-    wanted = source_names(names) if settings.features else names
-    target = series(having(session, wanted), wanted, session.segments, 0.0)
-    if settings.features:
-        target = features(target, session.segments, feature_frames(settings, _rate(session, entry)))
+    names = trained.behavior_names
+    target = named(session, names, trained.config.sessions, _rate(session, entry))
     said = ~np.isnan(prediction).any(axis=1)
     target, prediction = target[said], prediction[said]
     scaler = [entry[f"behavior_{k}"].numpy() for k in ("center", "spread")] if seen else behavior_scaler(target)

@@ -13,9 +13,8 @@ from raycal import cli_cluster, cli_report, cli_runs, cli_sessions, terminal
 from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
-VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "apply", "generate",
-         "sessions",
-         "doctor", "cluster")
+VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "traverse", "apply",
+         "generate", "sessions", "doctor", "cluster")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raycal.errors import UserError, nearest
+from raycal.errors import UserError
+from raycal.generative import behavior_of, entry_of
 from raycal.inference import Trained, load
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(model: str, windows: int, *, behavior: str | None = None, out: str | Non
 
     trained = load(model, device_of(Config().replace({"training.device": device})))
     check(trained)
-    entry, target = entry_of(trained, session), _target(model, out)
+    entry, target = entry_of(trained, session or trained.sessions[0]), _target(model, out)
     given = None if behavior is None else behavior_windows(trained, entry, _recording(behavior, trained), windows)
     normalized = drawn(trained, entry, windows, given, seed)
     arrays = {"windows": own_unit(normalized, entry), "neurons": np.array([str(n) for n in entry["neurons"]]),
@@ -76,24 +77,15 @@ def check(trained: Trained) -> None:
                         "diffusion, or apply this one with raycal apply")
 
 
-def entry_of(trained: Trained, session: str | None) -> Mapping[str, Any]:
-    """Return what the model holds of one of its recordings, by default of the first."""
-    entries = {s["id"]: s for s in trained.data["sessions"]}
-    if session is not None and session not in entries:
-        raise UserError(f"--session {session!r}: the model has no such recording{nearest(session, entries)} (it has "
-                        f"{', '.join(entries)})")
-    return entries[session] if session is not None else trained.data["sessions"][0]
-
-
 def drawn(trained: Trained, entry: Mapping[str, Any], n: int, behavior: np.ndarray | None, seed: int) -> np.ndarray:
     """Return n windows (n, N, L) float32 in the normalised unit; behavior (n, K, L) in train-sd units, None: any."""
     import torch
 
     from raycal.models.diffusion import drawing
 
-    index = next(i for i, s in enumerate(trained.data["sessions"]) if s is entry)
     given = None if behavior is None else torch.from_numpy(behavior)
-    windows = trained.model.draw(n, trained.config.windows.length, index, given, drawing(trained.config), seed)
+    windows = trained.model.draw(n, trained.config.windows.length, trained.index(entry), given,
+                                 drawing(trained.config), seed)
     return windows.float().cpu().numpy()
 
 
@@ -104,25 +96,18 @@ def own_unit(windows: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
 def behavior_windows(trained: Trained, entry: Mapping[str, Any], session: Session, n: int) -> np.ndarray:
     """Return behaviour (n, K, L) float32, train-sd units: the session's windows end to end, from the first again where
     they are fewer. Raise UserError where the model was trained without behaviour, or the session is no guide to it."""
-    from raycal.sessions.behavior import feature_frames, features, having, observed, series, source_names
-    from raycal.sessions.resample import conditioned
+    from raycal.seen import Seen
 
-    settings, names, length = trained.config.sessions, trained.behavior_names, trained.config.windows.length
+    names, length = trained.behavior_names, trained.config.windows.length
     if not names:
         raise UserError("--behaviour: the model was trained without behaviour, so there is none to draw windows for; "
                         "leave it out")
-    wanted = source_names(names) if settings.features else names
-    if not observed(session, wanted):
-        raise UserError(f"--behaviour: {session.id} has none of the behaviours {', '.join(wanted)}, which the model was "
-                        "trained with; give a recording that has some")
-    seen = conditioned(having(session, wanted), settings)
+    seen = Seen.of(session, entry).session
     rate = seen.rate if np.isfinite(seen.rate) else entry["rate"]
     if abs(rate - entry["rate"]) > RATES * entry["rate"]:
         raise UserError(f"--behaviour: {session.id} has {rate:.4g} Hz, the model {entry['rate']:.4g}; resample it, or "
                         "train with sessions.resample")
-    values = series(seen, wanted, seen.segments, settings.smooth_behavior * rate)
-    if settings.features:
-        values = features(values, seen.segments, feature_frames(settings, rate))
+    values = behavior_of(trained, session, entry)
     values = (values - entry["behavior_center"].numpy()) / entry["behavior_spread"].numpy()
     starts = [start for a, b in seen.segments for start in range(a, b - length + 1, length)]
     if not starts:

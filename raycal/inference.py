@@ -7,25 +7,26 @@
 Shapes: T frames, N neurons, K behaviours, S code steps, C codebooks, D code dimension. Every frame of
 every segment is covered: windows of the training length lie end to end, the last is moved back to end
 with its segment, and what it covers twice counts once. A segment shorter than a window is one window.
+Of a family without codes windows overlap by half, and each says less of a frame the nearer its border
+(raycal.overlap).
 A model trained with sessions.resample or sessions.smooth sees the recording resampled and smoothed (over its whole
 segments) in the same way, and what it says is brought back to the frames that were recorded.
 """
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.sessions.resample import Grid, grid_of, paced, resample, restored
-from raycal.sessions.smoothing import smoothed
+from raycal.overlap import Window, batches, cover, shares
+from raycal.seen import Seen, in_own_unit
+from raycal.sessions.resample import restored
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ class Trained:
     metrics: dict[str, float] = field(repr=False)
     fingerprint: str
     versions: dict[str, str]
-    arrays: dict[str, Any] = field(default_factory=dict, repr=False)  # what its last judgement left to draw
+    arrays: dict[str, Any] = field(default_factory=dict, repr=False)  # what evaluate.measure left to draw
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
@@ -93,18 +94,45 @@ class Trained:
     def behavior_names(self) -> tuple[str, ...]:
         return tuple(self.data["behavior_names"])
 
+    def latent_name(self, latent: int) -> str:
+        """Return what a column of `latents` is called: those of whole windows stand after those of frames."""
+        of_frames = self.config.vae.latents
+        return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
+
     def encode(self, session: Session) -> list[np.ndarray]:
-        """Return the latents before quantization, (S, D) float32 for each segment.
+        """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames.
 
         Raise UserError of a family that draws new windows and says nothing of given ones.
         """
         self.check_says()
         seen = self._seen(session)
         kept: list[list[np.ndarray]] = [[] for _ in session.segments]
-        for window, latents in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
-            kept[seen.origin(window.segment)].append(latents[self._first_code(window):])
+        for segment, latents in self._latents(seen):
+            kept[seen.origin(segment)].append(latents)
         nothing = next(k[0][:0] for k in kept if k)
         return [np.concatenate([nothing, *k]) for k in kept]
+
+    def latents(self, session: Session) -> np.ndarray:
+        """Return the latents (T, D) float32 at the session's own frames, NaN outside segments: the posterior's mean.
+
+        Of traces alone: no behaviour is told. Raise UserError of a family that writes codes.
+        """
+        self.check_latents()
+        seen = self._seen(session)
+        return restored(self._blended(seen), seen.grid, seen.recorded)
+
+    def decode(self, latents: np.ndarray, session: Session | str, behavior: np.ndarray | None = None) -> np.ndarray:
+        """Return traces (T, N) of latents (T, D) in a session's own unit (raycal.generative)."""
+        from raycal import generative
+
+        return generative.decode(self, latents, session, behavior)
+
+    def sample(self, session: Session | str, behavior: np.ndarray | Session | None = None, frames: int = 0,
+               draws: int = 1, seed: int = 0) -> np.ndarray:
+        """Return traces (draws, T, N) of latents drawn from the prior, under behaviour or none (raycal.generative)."""
+        from raycal import generative
+
+        return generative.sample(self, session, behavior, frames, draws, seed)
 
     def codes(self, session: Session) -> np.ndarray:
         """Return the code indices (S, C) int64 of all segments, in time; `code_frames` says where each begins.
@@ -129,24 +157,23 @@ class Trained:
         back.
         """
         step, starts, seen = self.config.model.downsample, [], self._seen(session)
-        for window in _cover(seen.session.segments, self.config.windows.length):
+        for window in cover(seen.session.segments, self.config.windows.length):
             starts.append(np.arange(window.start, window.start + window.length, step)[self._first_code(window):])
         frames = np.concatenate(starts)
         return frames if seen.grid is None else seen.grid.first[frames]
 
     def reconstruct(self, session: Session) -> np.ndarray:
-        """Return traces (T, N) float32 in the session's own unit and frames, decoded from the codes.
+        """Return traces (T, N) float32 in the session's own unit and frames, decoded from the codes, or `latents`.
 
         NaN outside segments, in stretches too short for one frame of the model's rate, and for neurons the model was
         not trained on (not among sessions.neurons, constant or NaN ones). Raise UserError as `encode` does.
         """
         self.check_says()
         seen = self._seen(session)
-        entry = seen.entry
-        out = self._filled(seen, len(entry["kept"]), lambda part: self.model([part])[0][0].reconstruction.mT)
-        whole = np.full(session.traces.shape, np.nan, np.float32)
-        whole[:, entry["kept"]] = out * entry["spread"].numpy() + entry["center"].numpy()
-        return whole
+        if not self.coded:
+            return restored(self.decode(self._blended(seen), session), seen.grid, seen.recorded)
+        out = self._filled(seen, len(seen.entry["kept"]), lambda part: self.model([part])[0][0].reconstruction.mT)
+        return in_own_unit(out, seen.entry)
 
     def decode_behavior(self, session: Session) -> np.ndarray:
         """Return behaviour (T, K) float32 in the unit it was trained in, columns as `behavior_names`.
@@ -168,7 +195,7 @@ class Trained:
         from raycal import generation
 
         generation.check(self)
-        entry = generation.entry_of(self, session)
+        entry = generation.entry_of(self, session or self.sessions[0])
         given = None if behavior is None else generation.behavior_windows(self, entry, behavior, n)
         return generation.own_unit(generation.drawn(self, entry, n, given, seed), entry)
 
@@ -204,34 +231,59 @@ class Trained:
         self.check_says()
         if not self.coded:
             raise UserError(f"a {self.config.model.family} writes no codes and decodes no behaviour; its latents are "
-                            "what encode(session) returns")
+                            "what latents(session) returns")
 
-    def _filled(self, seen: _Seen, n_columns: int, function: Callable) -> np.ndarray:
+    def check_latents(self) -> None:
+        """Raise UserError of a family that has no latents of frames."""
+        self.check_says()
+        if self.coded:
+            raise UserError(f"a {self.config.model.family} has latents of code steps, not of frames; they are what "
+                            "encode(session) returns, and code_frames(session) says where each begins")
+
+    def _latents(self, seen: Seen) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield segments of the session as the model sees it and the latents of each, or of consecutive parts."""
+        if self.coded:
+            for window, latents in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
+                yield window.segment, latents[self._first_code(window):]
+            return
+        whole = self._blended(seen)
+        for segment, (start, stop) in enumerate(seen.session.segments):
+            yield segment, whole[start:stop]
+
+    def _blended(self, seen: Seen) -> np.ndarray:
+        """Return the latents (T, D) of the frames that the model sees; windows overlap by half and share each frame."""
+        segments, length = seen.session.segments, self.config.windows.length
+        windows, out = cover(segments, length, (length + 1) // 2), None
+        found = self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid), windows)
+        for share, (window, latents) in zip(shares(windows, segments), found):
+            if out is None:
+                out = np.full((seen.session.n_frames, latents.shape[1]), np.nan, np.float32)
+                for start, stop in segments:
+                    out[start:stop] = 0.0
+            out[window.start:window.start + window.length] += share[:, None] * latents
+        return out
+
+    def _filled(self, seen: Seen, n_columns: int, function: Callable) -> np.ndarray:
         """Return function's values (T, n_columns) at the frames that were recorded, NaN outside segments."""
         out = np.full((seen.session.n_frames, n_columns), np.nan, np.float32)
         for window, values in self._windows(seen, function):
             out[window.start + window.seen:window.start + window.length] = values[window.seen:]
         return restored(out, seen.grid, seen.recorded)
 
-    def _seen(self, session: Session) -> _Seen:
-        """Bring a session to the rate that the model was trained at."""
-        entry = self.entry(session)
-        resample_to = entry.get("resample", 0.0)  # exports of before there was such a thing lack it
-        if not resample_to:
-            return _Seen(entry, session, session, None)
-        recorded = paced(session, entry["recorded_rate"])
-        return _Seen(entry, recorded, resample(recorded, resample_to), grid_of(recorded, resample_to))
+    def _seen(self, session: Session) -> Seen:
+        return Seen.of(session, self.entry(session))
 
-    def _windows(self, seen: _Seen, function: Callable) -> Iterator[tuple[_Window, np.ndarray]]:
-        """Yield every window in time with its row of function(Part)."""
+    def _windows(self, seen: Seen, function: Callable,
+                 windows: Sequence[Window] | None = None) -> Iterator[tuple[Window, np.ndarray]]:
+        """Yield every window in time with its row of function(Part); None: windows that cover every frame once."""
         import torch
 
         from raycal.sessions.windows import Part
 
-        index = next(i for i, s in enumerate(self.data["sessions"]) if s is seen.entry)
-        device = next(self.model.parameters()).device
-        traces, valid = _normalized(seen.session, seen.entry)
-        for group in _batches(_cover(seen.session.segments, self.config.windows.length)):
+        windows = cover(seen.session.segments, self.config.windows.length) if windows is None else windows
+        index, device = self.index(seen.entry), next(self.model.parameters()).device
+        traces, valid = seen.normalized()
+        for group in batches(windows, BATCH):
             cut = [slice(w.start, w.start + w.length) for w in group]
             part = Part(index, torch.from_numpy(np.stack([traces[c].T for c in cut])).to(device),
                         torch.empty(len(cut), 0, group[0].length, device=device),
@@ -240,9 +292,13 @@ class Trained:
                 values = function(part).cpu().numpy()
             yield from zip(group, values)
 
-    def _first_code(self, window: _Window) -> int:
+    def _first_code(self, window: Window) -> int:
         """Return the first code of a window that stands for some frame not covered before."""
         return window.seen // self.config.model.downsample
+
+    def index(self, entry: dict[str, Any]) -> int:
+        """Return the number that the model knows an entry's session by."""
+        return next(i for i, s in enumerate(self.data["sessions"]) if s is entry)
 
     def entry(self, session: Session) -> dict[str, Any]:
         """Return what is known of the session: by its content, its id, its labels, or as the only one of its size."""
@@ -259,56 +315,3 @@ class Trained:
         raise UserError(f"session {session.id!r} ({session.n_neurons} neurons): the model has no read-in for it; it "
                         f"was trained on {described}\ngive one of these, or a recording with the neuron labels of "
                         f"one{fit}")
-
-
-class _Seen(NamedTuple):
-    """A session as the model sees it, before it is normalised."""
-
-    entry: dict[str, Any]  # what the export says of it
-    recorded: Session
-    session: Session  # at the model's rate
-    grid: Grid | None  # how its frames come from the recorded ones; None: they are the same
-
-    def origin(self, segment: int) -> int:
-        """Return the recorded segment that a segment of the session comes from."""
-        if self.grid is None:
-            return segment
-        first = self.grid.runs[segment][0][0]
-        return next(i for i, (start, stop) in enumerate(self.recorded.segments) if start <= first < stop)
-
-
-class _Window(NamedTuple):
-    segment: int
-    start: int  # frame
-    length: int
-    seen: int  # leading frames that the window before it covered already
-
-
-def _cover(segments: Sequence[tuple[int, int]], length: int) -> list[_Window]:
-    """Return windows over every frame of every segment, in time."""
-    windows = []
-    for i, (start, stop) in enumerate(segments):
-        size = min(length, stop - start)
-        for at in range(start, stop, size):
-            begin = min(at, stop - size)
-            windows.append(_Window(i, begin, size, at - begin))
-    return windows
-
-
-def _batches(windows: list[_Window]) -> Iterator[list[_Window]]:
-    """Yield runs of neighbouring windows of one length, at most BATCH."""
-    for _, run in itertools.groupby(windows, key=lambda w: w.length):
-        while group := list(itertools.islice(run, BATCH)):
-            yield group
-
-
-def _normalized(session: Session, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return traces (T, N kept) in the unit of training, 0 where not measured, and where they were measured."""
-    traces = session.traces[:, entry["kept"]]
-    valid = ~np.isnan(traces) if session.valid is None else session.valid[:, entry["kept"]] & ~np.isnan(traces)
-    rate = session.rate if math.isfinite(session.rate) else entry["rate"]
-    traces = smoothed(traces, None if valid.all() else ~valid, session.segments, entry.get("smooth", 0.0) * rate)
-    traces = (traces - entry["center"].numpy()) / entry["spread"].numpy()
-    if valid.all():
-        return traces, None
-    return np.where(valid, traces, np.float32(0.0)), valid

@@ -98,9 +98,9 @@ def test_the_command_writes_windows_and_pictures(folder, recordings, capsys, mon
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["--session", "s8"], "--session 's8': the model has no such recording.*it has s12, s9"),
+    (["--session", "s8"], "session 's8': the model was not trained on it.*it knows s12, s9"),
     (["--windows", "0"], "--windows.*at least 1"), (["--behaviour", "gone.npz"], "gone.npz: no such file"),
-    (["--behaviour", "blind.npz"], "--behaviour: blind has none of the behaviours running, stimulus"),
+    (["--behaviour", "blind.npz"], "session 'blind': has none of the behaviours running, stimulus"),
     (["--behaviour", "fast.npz"], "--behaviour: fast has 10 Hz, the model 5"),
     (["--behaviour", "brief.npz"], "--behaviour: brief has no 16 frames in a row"),
     (["--out", "nowhere/x.npz"], "--out nowhere/x.npz: cannot be written")])

@@ -10,7 +10,7 @@ import torch
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.inference import _cover, _normalized, load
+from raycal.inference import load
 from raycal.sessions.prepare import prepare
 from raycal.sessions.resample import resample
 from raycal.sessions.session import Session
@@ -55,19 +55,6 @@ def folder(tmp_path_factory, sessions):
 @pytest.fixture(scope="module")
 def trained(folder):
     return load(folder)
-
-
-@pytest.mark.parametrize("segments", [((0, 100),), ((0, 16),), ((3, 40), (40, 57), (60, 63)), ((0, 1501),)])
-def test_windows_cover_every_frame_once(segments):
-    seen = np.zeros(1501, int)
-    for window in _cover(segments, 16):
-        start, stop = segments[window.segment]
-        assert start <= window.start and window.start + window.length <= stop
-        seen[window.start + window.seen:window.start + window.length] += 1
-    inside = np.zeros(1501, int)
-    for start, stop in segments:
-        inside[start:stop] = 1
-    assert np.array_equal(seen, inside)
 
 
 def test_shapes_and_units(trained, sessions):
@@ -215,7 +202,7 @@ def test_what_it_says_lies_on_the_frames_that_were_recorded(resampled, sessions)
 def test_a_recording_is_seen_as_it_was_prepared(resampled, sessions):
     """The frames of a piece that lie far from its borders reach the model as those of the prepared recording."""
     seen = resampled._seen(sessions[0])
-    traces, _ = _normalized(seen.session, seen.entry)
+    traces, _ = seen.normalized()
     recording = prepare(sessions, resampled.config.sessions, 16).recordings[0]
     center, spread = recording.scalers["zscore"]
     first, last = recording.pieces["train"][0]  # begins with the recording

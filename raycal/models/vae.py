@@ -37,6 +37,10 @@ class Posterior(NamedTuple):
     def mean(self) -> Tensor:
         return self._joined(self.frames.mean, self.window.mean)
 
+    @property
+    def variance(self) -> Tensor:
+        return self._joined(self.frames.log_variance.exp(), self.window.log_variance.exp())
+
     def sample(self) -> Tensor:
         return self._joined(self.frames.sample(), self.window.sample())
 

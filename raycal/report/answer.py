@@ -144,9 +144,9 @@ def next_step(run: Run) -> tuple[str, str] | None:
     if run.winner is None or tested(run, run.winner):
         return None
     if run.confirmed(run.winner):
-        return "Not tested yet. The sealed blocks are opened once:", f"raycal test {run.path}"
+        return "Not tested yet. The sealed blocks are opened once:", f"raycal test {run.place}"
     return ("Not confirmed yet. A validation figure that was chosen as the best of many flatters; train the best and "
-            "the default again on fresh seeds:", f"raycal confirm {run.path}")
+            "the default again on fresh seeds:", f"raycal confirm {run.place}")
 
 
 def _against_default(run: Run, found: Sequence[Row]) -> str:
@@ -246,7 +246,7 @@ def overtuning(run: Run) -> str:
     if run.winner is None:
         return "No trial ran to its end."
     if not run.confirm:
-        return f"Not confirmed yet, so nothing can be said: raycal confirm {run.path}"
+        return f"Not confirmed yet, so nothing can be said: raycal confirm {run.place}"
     table = {int(n): t for n, t in run.confirm["trials"].items() if not math.isnan(number(t["mean"]))}
     flattered = [run.sign * (number(t["mean"]) - number(t["search_value"])) for t in table.values()]
     flattered = [f for f in flattered if not math.isnan(f)]

@@ -77,7 +77,7 @@ def _check(first: Run, second: Run) -> None:
     for run in (first, second):
         if run.winner is None:
             raise UserError(f"{both}: {run.name} has no complete trial; go on with it: "
-                            f"python run_search.py --resume {run.path}")
+                            f"python run_search.py --resume {run.place}")
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -111,7 +111,7 @@ def _unpaired(first: Run, second: Run) -> str:
     lacking = [run for run in (first, second) if not run.confirmed(run.winner)]
     if lacking:
         return ("one seed each says nothing of chance. Not confirmed yet: "
-                + "; ".join(f"raycal confirm {run.path}" for run in lacking))
+                + "; ".join(f"raycal confirm {run.place}" for run in lacking))
     return ("fewer than two seeds are common to both confirmations, so they cannot be paired: confirm both with the "
             "same number of seeds")
 

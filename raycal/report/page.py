@@ -49,9 +49,13 @@ SECTIONS = (
 
 
 def write(paths: Sequence[str], out: str | None = None) -> pathlib.Path:
-    """Write the page of these run folders and return its path: out, RUN/report.html, or report.html for several."""
+    """Write the page of these runs, given by folder or URI, and return its path.
+
+    That is out; else RUN/report.html, and report.html here of several runs or of one that was downloaded.
+    """
     runs = [Run.read(str(path)) for path in paths]
-    target = pathlib.Path(out) if out else (runs[0].path / NAME if len(runs) == 1 else pathlib.Path(NAME))
+    beside = len(runs) == 1 and not runs[0].uri
+    target = pathlib.Path(out) if out else (runs[0].path / NAME if beside else pathlib.Path(NAME))
     try:
         write_atomically(target, page(runs))
     except OSError as e:

@@ -4,6 +4,9 @@ from __future__ import annotations
 import functools
 import math
 import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +18,7 @@ from raycal.errors import UserError
 from raycal.report.leaderboard import OVER_LIMIT
 from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS, Keeper
+from raycal.search import storage
 from raycal.search.study import best_trial, read_study
 
 LABELS = {"val/generation": "generation score", "val/c2st": "C2ST, AUC", "val/copied": "copied windows",
@@ -41,28 +45,51 @@ class Run:
     path: pathlib.Path
     study: optuna.Study
     summary: Mapping[str, Any]
+    uri: str = ""  # where it was downloaded from
 
     @classmethod
-    def read(cls, path: str) -> Run:
-        """Read a run and write again what follows from its study; a run that is still searched does that itself."""
+    def read(cls, run: str) -> Run:
+        """Read a run and write again what follows from its study; a run that is still searched does that itself.
+
+        run: its folder, or the URI of its copy (s3://bucket/runs/NAME), of which nothing is changed: it is downloaded
+        into a folder that goes with the Run.
+        """
+        if not storage.is_uri(run):
+            return cls._read(run)
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="raycal-run-"))
+        try:
+            found = cls._read(str(storage.fetch(run, scratch, "", storage.RUNNING)), run.rstrip("/"))
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        weakref.finalize(found, shutil.rmtree, scratch, ignore_errors=True)
+        return found
+
+    @classmethod
+    def _read(cls, path: str, uri: str = "") -> Run:
         study = read_study(path)
         folder = RunFolder.existing(path)
         if FACTS not in study.user_attrs:
-            raise UserError(f"{path}: its study says nothing of the data, so its search ended before the first trial, "
-                            "or an older raycal wrote it; search again, or go on with --resume")
+            raise UserError(f"{uri or path}: its study says nothing of the data, so its search ended before the first "
+                            "trial, or an older raycal wrote it; search again, or go on with --resume")
         keeper = Keeper(folder, study, study.user_attrs[FACTS], int(study.user_attrs.get("keep", 1)))
         try:
             folder.lock()
         except UserError:
-            return cls(folder.path, study, keeper.summary())
+            return cls(folder.path, study, keeper.summary(), uri)
         try:
-            return cls(folder.path, study, keeper.restore())
+            return cls(folder.path, study, keeper.restore(), uri)
         finally:
             folder.unlock()
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def place(self) -> str:
+        """Return what a command is to be given for this run."""
+        return self.uri or str(self.path)
 
     @functools.cached_property
     def trials(self) -> list[FrozenTrial]:

@@ -267,10 +267,11 @@ def overtuning(run: Run) -> list[Any]:
 def environment(run: Run) -> list[Any]:
     known = run.summary.get("environment", {})
     versions = known.get("versions", {})
-    facts = [("run", str(run.path)), ("space", run.summary["space"]), ("objective", run.summary["objective"]),
+    facts = [("run", run.place), ("space", run.summary["space"]), ("objective", run.summary["objective"]),
              ("rate limit", f"{number(run.summary['rate_limit']):.4g} bits/s"), ("machine", known.get("machine", "-")),
              *versions.items()]
     return [Text("The command as it was given:"), Code(known.get("command", "-")),
-            Text("The same search anew, from the run's own settings:"),
-            Code(f"python run_search.py --config {run.path / 'config.yaml'}"),
+            Text(f"The same search anew, from the config.yaml of {run.uri}:" if run.uri else
+                 "The same search anew, from the run's own settings:"),
+            Code(f"python run_search.py --config {'' if run.uri else f'{run.path}/'}config.yaml"),
             Details("Versions and settings", [Table("", ("", ""), facts, numbers=False)])]

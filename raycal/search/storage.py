@@ -5,11 +5,12 @@ appends to an object store. Files that the run drops are dropped there too.
 """
 from __future__ import annotations
 
+import fnmatch
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from raycal.errors import UserError
 from raycal.search.folder import write_atomically
@@ -17,16 +18,21 @@ from raycal.search.folder import write_atomically
 EVERY = 30.0  # s between uploads
 ATTEMPTS = 3  # of the last upload, and of reading a file, each with the retries of the storage's client
 SKIPPED = ("lock",)
+RUNNING = ("checkpoint.pt", "events.*")  # what a reader of a run has no use for
 
 
-def filesystem(uri: str):
-    """Return (pyarrow file system, path) of a URI; raise UserError when it cannot be used."""
+def is_uri(run: str) -> bool:
+    return "://" in run
+
+
+def filesystem(uri: str, flag: str = "--storage "):
+    """Return (pyarrow file system, path) of a URI; raise UserError when it cannot be used, naming what gave it."""
     import pyarrow.fs
 
     try:
         return pyarrow.fs.FileSystem.from_uri(uri)
     except Exception as e:
-        raise UserError(f"--storage {uri}: not a storage raycal can write ({str(e).splitlines()[0]}); "
+        raise UserError(f"{flag}{uri}: not a storage raycal can use ({str(e).splitlines()[0]}); "
                         "give s3://bucket/folder or file:///folder") from None
 
 
@@ -141,32 +147,46 @@ def _why(error: BaseException) -> str:
     return str(error).splitlines()[0].split("operation: ")[-1].split("; Details")[0]
 
 
-def fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
-    """Download the run at uri into a folder of its name below `into`; files there that are newer stay."""
+def parent(uri: str) -> str:
+    """Return where the run at uri is stored; options after a question mark stay."""
+    path, mark, options = uri.partition("?")
+    return path.rstrip("/").rsplit("/", 1)[0] + mark + options
+
+
+def fetch(uri: str, into: pathlib.Path, flag: str = "--resume ", without: Sequence[str] = ()) -> pathlib.Path:
+    """Download the run at uri into a folder of its name below `into`; files there that are newer stay.
+
+    without: patterns of file names that are left there. Raise UserError naming the URI and the flag that gave it.
+    """
     try:
-        return _fetch(uri, into)
+        return _fetch(uri, into, flag, without)
     except OSError as e:
-        raise UserError(f"--resume {uri}: cannot be read ({_why(e)}); check the network and the credentials, then try "
+        raise UserError(f"{flag}{uri}: cannot be read ({_why(e)}); check the network and the credentials, then try "
                         "again: what is here already stays") from None
 
 
-def _fetch(uri: str, into: pathlib.Path) -> pathlib.Path:
+def _fetch(uri: str, into: pathlib.Path, flag: str, without: Sequence[str]) -> pathlib.Path:
     import pyarrow.fs
 
-    fs, root = filesystem(uri)
+    fs, root = filesystem(uri, flag)
     root = root.rstrip("/")
     files = [i for i in fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True))
              if i.is_file]
     if not files:
-        raise UserError(f"--resume {uri}: nothing is stored there; give the folder of a run, "
+        raise UserError(f"{flag}{uri}: nothing is stored there; give the folder of a run, "
                         "such as s3://bucket/runs/NAME")
     folder = into / root.rsplit("/", 1)[-1]
     for info in files:
         target = folder / info.path[len(root):].lstrip("/")
-        if target.exists() and info.mtime and target.stat().st_mtime >= info.mtime.timestamp():
+        newer = target.exists() and info.mtime and target.stat().st_mtime >= info.mtime.timestamp()
+        if newer or any(fnmatch.fnmatch(target.name, pattern) for pattern in without):
             continue
+        try:
+            data = _read(fs, info.path)
+        except FileNotFoundError:
+            continue  # a live search dropped it since
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, _read(fs, info.path))
+        write_atomically(target, data)
     return folder
 
 
@@ -176,6 +196,8 @@ def _read(fs, path: str) -> bytes:
         try:
             with fs.open_input_stream(path) as source:
                 return source.read()
+        except FileNotFoundError:
+            raise
         except OSError:
             if not left:
                 raise

@@ -71,6 +71,16 @@ def having(session, names: Sequence[str]):
     return dataclasses.replace(session, behavior=found, behavior_names=names, behavior_units=units)
 
 
+def named(session, names: Sequence[str], settings: config.Sessions, rate: float, sd: float = 0.0) -> np.ndarray:
+    """Return what a model calls by these names (T, K) of a session, features included, smoothed by sd frames.
+
+    NaN where the session has none of a name.
+    """
+    wanted = source_names(names) if settings.features else names
+    found = series(having(session, wanted), wanted, session.segments, sd)
+    return features(found, session.segments, feature_frames(settings, rate)) if settings.features else found
+
+
 def observed(session, names: Sequence[str]) -> tuple[str, ...]:
     """Return those of the names that the session has, as a behaviour seen at some frame or a stimulus' parameter."""
     own = {name for name, column in zip(session.behavior_names, session.behavior.T) if not np.isnan(column).all()}

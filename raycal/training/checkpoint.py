@@ -3,6 +3,7 @@
 The state of a training (what `loop.train` hands to `save`, and takes back as `resume`):
     model, optimizer, scaler, ema   of the last epoch
     epoch, history                  the last epoch's number (from 1), the metrics of every epoch
+    kl                              of a model with latents of frames: the KL divergence of every epoch (epochs, D), nats a frame
     best                            {"epoch", "value", "model", "arrays"}: weights as they were judged, and what
                                     evaluate.measure left to draw of them
     done, ended_by                  whether training is over, and why
@@ -58,7 +59,9 @@ def size(config: Any, n_neurons: Sequence[int], n_behaviors: int) -> tuple[int, 
         model = models.build(config, n_neurons, n_behaviors)
     weights = sum(t.nbytes for t in model.state_dict().values())
     trained = sum(p.nbytes for p in model.parameters())
-    file = SLACK + 2**9 * len(model.state_dict()) + HISTORY * config.training.epochs
+    file = SLACK + 2**9 * len(model.state_dict()) + HISTORY * config.training.epochs + 4 * sum(n_neurons)
+    if config.model.family == "vae":  # the KL divergence of each latent, epoch by epoch
+        file += 4 * (config.vae.latents + config.vae.window_latents) * config.training.epochs
     moments = {"sgd": 1}.get(config.optimizer.name, 2)  # of the optimizer, each as large as the weights
     # of a running trial: the last weights, the best ones, the moments, the averaged weights
     return 2 * weights + moments * trained + bool(config.optimizer.ema) * weights + 2 * file, weights + file
@@ -87,7 +90,8 @@ def export(state: dict[str, Any]) -> dict[str, Any]:
     best = state["best"]
     kept = ("format", "config", "data", "fingerprint", "versions", "objective", "ended_by", "history")
     metrics = state["history"][best["epoch"] - 1] if best["epoch"] else {}
-    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics, "arrays": best.get("arrays", {}),
+    arrays = {**best.get("arrays", {}), **({"kl_by_epoch": state["kl"]} if len(state.get("kl", ())) else {})}
+    return {**{k: state[k] for k in kept}, "model": best["model"], "metrics": metrics, "arrays": arrays,
             "best": {"epoch": best["epoch"], "value": best["value"]}, "epoch": state["epoch"], "done": state["done"]}
 
 

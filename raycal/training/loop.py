@@ -169,6 +169,7 @@ class _Record:
         self._until, self._sign = until, 1.0 if direction == "minimize" else -1.0
         self._training = config.training
         self.history: list[dict[str, float]] = []
+        self.kl: list[torch.Tensor] = []  # of every latent (D,), in nats a frame, in every epoch of a model with any
         self.best: dict[str, Any] = {"epoch": 0, "value": math.nan, "model": {}, "arrays": {}}
         self.ended_by = ""
 
@@ -193,6 +194,10 @@ class _Record:
             raise UserError(f"{self._metric} cannot be measured: no behaviour that varies over the validation part; "
                             "choose another search.objective, sessions.behavior, or recordings")
         self.history.append({name: float(value) for name, value in metrics.items()})
+        if arrays and "kl" in arrays:
+            self.kl.append(torch.as_tensor(arrays["kl"]).float())
+            unknown = self.epoch - len(self.kl)  # epochs of an older raycal, which kept none
+            self.kl[:0] = [torch.full_like(self.kl[0], math.nan)] * unknown
         value = self.losses[-1]
         if not math.isfinite(value):
             self.ended_by = "diverged"
@@ -216,11 +221,12 @@ class _Record:
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "history": [dict(m) for m in self.history], "best": dict(self.best),
-                "done": bool(self.ended_by), "ended_by": self.ended_by, "objective": self._metric,
-                "until": self._until}
+                "kl": torch.stack(self.kl) if self.kl else torch.empty(0, 0), "done": bool(self.ended_by),
+                "ended_by": self.ended_by, "objective": self._metric, "until": self._until}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.history = [dict(m) for m in state["history"]]
+        self.kl = list(state.get("kl", ()))
         self.best, self.ended_by = dict(state["best"]), state["ended_by"]
 
 

@@ -22,7 +22,7 @@ from raycal.metrics.decoding import DecodingSums, decoded
 from raycal.metrics.reconstruction import ReconstructionSums, mean_r, nmse
 from raycal.metrics.ridge import fit_ridge
 from raycal.sessions.windows import Part, WindowSampler
-from raycal.training.examples import chosen
+from raycal.training.examples import WINDOWS, chosen, ranked
 
 BATCH_VALUES = 1 << 20  # trace values at a time; a few draws of each are in memory at once
 DRAWS = 64  # from the posterior, of the bound on the likelihood
@@ -31,7 +31,11 @@ LEAST_NOISE = 1e-4  # variance of z-scored traces
 
 
 def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return metrics by name, and arrays: "kl" (D,) in nats a frame, "examples".
+    """Return metrics by name, and arrays: "kl" (D,) in nats a frame, "latents" of the train part, "examples", "hidden".
+
+    latents: "mean" and "sd" (D,) of the aggregate posterior, draws of all frames pooled; "moved" (D,) the variance of
+    its mean from frame to frame. hidden: windows of neurons from the best predicted of the others to the worst, their
+    R2 as "scores", and "r2", that of all neurons (N,), a session each.
 
     cosmoothing_r2: R2 of neurons that are hidden fold by fold, from the others; cosmoothing_r2_given_behavior: with
     behaviour besides; nmse, r: of all neurons, seen; rate, distortion, elbo (their negative sum), iwae (a tighter
@@ -46,6 +50,7 @@ class _Session(NamedTuple):
     """What the posterior says of a session's part, frame by frame in time (F frames)."""
 
     mean: np.ndarray  # (F, D)
+    variance: np.ndarray  # (F, D)
     kl: np.ndarray  # (F, D) nats
     errors: np.ndarray  # (N,) mean squared error of one draw's reconstruction, z-scored
 
@@ -66,13 +71,14 @@ class _Judge:
             bounds = self._bounds([s.errors for s in train])
         mean, kl = (np.concatenate(some) for some in zip(*((s.mean, s.kl) for s in here)))
         active, rate, (sums, examples) = mean.var(0) > ACTIVE, float(kl.sum(1).mean()), self._reconstructed()
-        metrics = {"cosmoothing_r2": self._cosmoothing(given=False), "nmse": nmse(sums), "r": mean_r(sums),
+        cosmoothing_r2, hidden = self._cosmoothing(given=False)
+        metrics = {"cosmoothing_r2": cosmoothing_r2, "nmse": nmse(sums), "r": mean_r(sums),
                    "rate": rate, "distortion": bounds[0], "elbo": -rate - bounds[0], "iwae": bounds[1],
                    "active_units": float(active.sum()), "active_share": float(active.mean()),
                    **self._decoded(train, here)}
         if self._model.n_behaviors:
-            metrics["cosmoothing_r2_given_behavior"] = self._cosmoothing(given=True)
-        return metrics, {"kl": kl.mean(0), "examples": examples}
+            metrics["cosmoothing_r2_given_behavior"] = self._cosmoothing(given=True)[0]
+        return metrics, {"kl": kl.mean(0), "latents": _aggregate(train), "examples": examples, "hidden": hidden}
 
     def _windows(self, part: str) -> Iterator[tuple[Part, Tensor]]:
         for (windows,), keep in self._sampler.cover(part, self._batch):
@@ -90,9 +96,9 @@ class _Judge:
                                           _numpy(said))
         return sums, examples
 
-    def _cosmoothing(self, given: bool) -> float:
-        """Return the R2 of hidden neurons; given: the model is told the behaviour."""
-        sums = self._sums()
+    def _cosmoothing(self, given: bool) -> tuple[float, dict[str, Any]]:
+        """Return the R2 of hidden neurons, and what is to be drawn of them; given: the model is told the behaviour."""
+        sums, first = self._sums(), ()
         for windows, keep in self._windows(self._part):
             said, behavior = torch.empty_like(windows.traces), windows.behavior if given else None
             for hidden in cosmoothing.folds(windows.traces.shape[1]):
@@ -102,7 +108,10 @@ class _Judge:
                 z = self._model.encode(windows.traces, windows.session, seen, behavior)
                 said[:, hidden] = self._model.decode(z, windows.session, behavior)[:, hidden].to(said)
             self._add(sums, windows, said, keep)
-        return cosmoothing.r2(sums)
+            first = first or (windows.session, _numpy(windows.traces[:WINDOWS]), _numpy(said[:WINDOWS]))
+        each, (session, target, prediction) = [1.0 - s.neuron_nmse for s in sums], first
+        shown = ranked(self._dataset.recordings[session], target, prediction, each[session])
+        return cosmoothing.r2(sums), {**shown, "r2": [r2.astype(np.float32) for r2 in each]}
 
     def _told(self, part: str) -> list[_Session]:
         """Return what the posteriors of a part say, session by session."""
@@ -111,13 +120,13 @@ class _Judge:
             q = self._posterior(windows)
             error = self._error(windows, self._model.decode(q.sample(), windows.session)).square()
             counted = keep[:, None] if windows.valid is None else keep[:, None] & windows.valid
-            found[windows.session].append((_numpy(q.mean)[_numpy(keep)], _numpy(q.kl())[_numpy(keep)], np.stack(
+            found[windows.session].append((*(_numpy(x)[_numpy(keep)] for x in (q.mean, q.variance, q.kl())), np.stack(
                 (_numpy((error * counted).double().sum((0, 2))), _numpy(counted.expand_as(error).sum((0, 2)))), 1)))
         told = []
         for batches in found:
-            mean, kl, errors = zip(*batches)
+            *frames, errors = zip(*batches)
             total, count = sum(errors).T
-            told.append(_Session(np.concatenate(mean), np.concatenate(kl), total / np.maximum(count, 1)))
+            told.append(_Session(*map(np.concatenate, frames), total / np.maximum(count, 1)))
         return told
 
     def _bounds(self, noise: list[np.ndarray]) -> tuple[float, float]:
@@ -174,6 +183,13 @@ class _Judge:
     def _add(sums: list[ReconstructionSums], windows: Part, said: Tensor, keep: Tensor) -> None:
         valid = None if windows.valid is None else _numpy(windows.valid)
         sums[windows.session].add(_numpy(windows.traces), _numpy(said), _numpy(keep), valid)
+
+
+def _aggregate(told: list[_Session]) -> dict[str, np.ndarray]:
+    """Return mean and sd (D,) of draws from the posteriors of all frames pooled, and how their mean moves."""
+    mean, variance = (np.concatenate(some) for some in zip(*((s.mean, s.variance) for s in told)))
+    moved = mean.var(0)
+    return {"mean": mean.mean(0), "sd": np.sqrt(moved + variance.mean(0)), "moved": moved}
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 
 import pytest
 
@@ -129,44 +128,6 @@ def test_fetching_nothing_is_refused(uri, tmp_path):
         fetch(f"{uri}/missing", tmp_path)
 
 
-class Faults:
-    """What stands between a client and the S3 server: errors, delays, a count of requests."""
-
-    def __init__(self, app):
-        self._app, self.status, self.delay, self.every = app, "", 0.0, 1
-        self.served = self.refused = 0
-
-    def __call__(self, environ, start_response):
-        time.sleep(self.delay)
-        if self.status and (self.served + self.refused) % self.every == 0:
-            self.refused += 1
-            start_response(self.status, [("Content-Type", "application/xml"), ("Connection", "close")])
-            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
-        self.served += 1
-        return self._app(environ, start_response)
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    """A bucket on loopback behind faults; yields them and the URI."""
-    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    from werkzeug.serving import make_server
-
-    faults = Faults(moto.DomainDispatcherApplication(moto.create_backend_app))
-    server = make_server("127.0.0.1", 0, faults, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    for key, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-                       "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}.items():
-        monkeypatch.setenv(key, value)
-    bucket = f"lab-{uuid.uuid4()}"  # moto keeps its buckets as long as the process lives
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    yield faults, f"s3://{bucket}/runs"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def test_a_run_survives_s3_that_errs_now_and_then_and_is_slow(s3, folder, tmp_path):
     faults, uri = s3
     faults.status, faults.every, faults.delay = "503 Slow Down", 4, 0.02
@@ -223,3 +184,27 @@ def fetchable(uri):
 
     fs, root = storage.filesystem(uri)
     return [i for i in fs.get_file_info(pyarrow.fs.FileSelector(root, recursive=True)) if i.is_file]
+
+
+@pytest.mark.parametrize("uri, above", [
+    ("s3://bucket/runs/one", "s3://bucket/runs"), ("s3://bucket/runs/one/", "s3://bucket/runs"),
+    ("s3://b/r/one?endpoint_override=http://host:1/&region=x", "s3://b/r?endpoint_override=http://host:1/&region=x")])
+def test_a_run_is_stored_above_its_uri_with_the_same_options(uri, above):
+    assert storage.parent(uri) == above
+
+
+def test_what_a_live_search_drops_meanwhile_and_what_no_reader_wants_is_passed_over(s3, folder, tmp_path, monkeypatch):
+    _, uri = s3
+    for name in ("checkpoint.pt", "events.out.1"):
+        (folder / "trials/0000" / name).write_text("large")
+    Mirror(folder, uri).upload(force=True)
+    read = storage._read
+
+    def late(fs, path):
+        if path.endswith("model.pt"):
+            fs.delete_file(path)
+        return read(fs, path)
+
+    monkeypatch.setattr(storage, "_read", late)
+    copy = fetch(f"{uri}/grvq-1", tmp_path / "elsewhere", without=storage.RUNNING)
+    assert set(contents(copy)) == {"study.journal", "summary.json"}

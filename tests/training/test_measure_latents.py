@@ -51,6 +51,40 @@ def test_at_its_start_it_is_factor_analysis(found, dataset):
     assert found.metrics["val/cosmoothing_r2"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_hidden_neurons_to_draw_are_what_the_others_say_and_stand_by_their_r2(found, settings, dataset):
+    hidden, model = found.arrays["hidden"], made(settings, dataset)
+    assert [r2.shape for r2 in hidden["r2"]] == [(20,), (14,)] and hidden["session"] == "s0"
+    neurons = hidden["neurons"]
+    assert len(set(neurons.tolist())) == 6 and (np.diff(hidden["scores"]) <= 0).all()
+    assert np.array_equal(hidden["scores"], hidden["r2"][0][neurons])
+    assert hidden["scores"][0] == hidden["r2"][0].max() and hidden["scores"][-1] == hidden["r2"][0].min()
+    recording = dataset.recordings[0]
+    (first, _), (center, spread) = recording.pieces["validation"][0], recording.scalers["zscore"]
+    x = torch.from_numpy((recording.traces[first:first + 16] - center) / spread).T[None]
+    n = int(neurons[2])
+    seen = torch.tensor(~next(f for f in cosmoothing.folds(20) if f[n]))[None, :, None].expand_as(x)
+    with torch.no_grad():
+        said = model.decode(model.encode(x, 0, seen), 0)[0, n]
+    np.testing.assert_allclose(hidden["reconstruction"][0, 2], said, atol=1e-5)
+    np.testing.assert_allclose(hidden["target"][0, 2], x[0, n], atol=1e-5)
+
+
+def test_pooled_r2_is_that_of_the_neurons_weighed_by_their_deviation(found, dataset):
+    error = deviation = 0.0
+    for recording, r2 in zip(dataset.recordings, found.arrays["hidden"]["r2"]):
+        (center, spread), rows = recording.scalers["zscore"], recording.pieces["validation"]
+        away = sum((((recording.traces[a:b] - center) / spread) ** 2).sum(0) for a, b in rows)
+        error, deviation = error + ((1 - r2) * away).sum(), deviation + away.sum()
+    assert found.metrics["val/cosmoothing_r2"] == pytest.approx(1 - error / deviation, abs=1e-4)
+
+
+def test_the_aggregate_posterior_of_factor_analysis_is_its_prior(found):
+    """At its maximum the posteriors of all train frames together have mean 0 and variance 1."""
+    latents = found.arrays["latents"]
+    assert np.abs(latents["mean"]).max() < 0.02 and latents["sd"] == pytest.approx([1.0] * 3, abs=0.03)
+    assert (latents["moved"] < latents["sd"] ** 2).all() and (latents["moved"] > 0.5).all()
+
+
 def test_sessions_that_share_neurons_start_near_it_too(settings):
     """The same loadings in both; factors of each are found up to a turn that would spoil the other's."""
     rng, sessions = np.random.default_rng(1), []

@@ -9,7 +9,7 @@ from raycal.errors import UserError
 from raycal.sessions.prepare import prepare
 from raycal.sessions.session import Session
 from raycal.sessions.simulate import simulate
-from raycal.training import kl
+from raycal.training import checkpoint, kl
 from raycal.training.loop import Epoch, train
 
 
@@ -43,6 +43,32 @@ def test_a_resumed_run_goes_on_exactly_its_kl_weight_included(schedule, settings
     last: list = []
     assert [untimed(e) for e in train(config, dataset, resume=states[1], save=last.append)] == whole[2:]
     assert all(torch.equal(v, last[-1]["model"][k]) for k, v in states[-1]["model"].items())
+
+
+def test_the_kl_of_every_latent_is_kept_epoch_by_epoch_and_across_a_resumption(settings, dataset):
+    states: list = []
+    epochs = list(train(settings, dataset, save=states.append))
+    kl = states[-1]["kl"]
+    assert kl.shape == (4, 3) and [s["kl"].shape for s in states] == [(e, 3) for e in (1, 2, 3, 4)]
+    assert kl.sum(1).tolist() == pytest.approx([e.metrics["val/rate"] for e in epochs], rel=1e-5)
+    last: list = []
+    list(train(settings, dataset, resume=states[1], save=last.append))
+    assert torch.equal(last[-1]["kl"], kl)
+    exported = checkpoint.export(states[-1])["arrays"]
+    assert torch.equal(exported["kl_by_epoch"], kl)
+    assert torch.allclose(exported["kl"], kl[states[-1]["best"]["epoch"] - 1])
+    older = {k: v for k, v in states[1].items() if k != "kl"}
+    list(train(settings, dataset, resume=older, save=last.append))
+    assert last[-1]["kl"][:2].isnan().all() and torch.equal(last[-1]["kl"][2:], kl[2:])
+
+
+def test_the_state_and_the_export_are_no_larger_than_said(settings, dataset, tmp_path):
+    config, files = settings.replace({"training.epochs": 2, "vae.latents": 64}), {}
+    list(train(config, dataset, save=files.update))
+    bounds = checkpoint.size(config, dataset.n_neurons, len(dataset.behavior_names))
+    for bound, tree in zip(bounds, (files, checkpoint.export(files))):
+        checkpoint.save(tmp_path / "file", tree)
+        assert (tmp_path / "file").stat().st_size <= bound
 
 
 def test_the_weight_of_each_step_is_the_schedule_at_that_step(settings, dataset):
