@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from typing import Any
 
@@ -111,6 +112,8 @@ def _common(p: argparse.ArgumentParser) -> None:
     p.add_argument("--space", metavar="NAME|FILE.py", help="what is searched (--list-spaces)")
     p.add_argument("--sessions", nargs="+", default=[], metavar="PATH",
                    help="recordings: files, globs, allen:ID; none: simulated ones")
+    p.add_argument("--first-stage", nargs="+", default=[], metavar="RUN",
+                   help="VQ-VAEs or VAEs on the same data: --space diffusion generates the latents of one of them")
     p.add_argument("--epochs", metavar="E", help="length of a full training")
     p.add_argument("--out", metavar="DIR", help="the run's folder (default runs/SPACE-DATE-N)")
     p.add_argument("--seed", metavar="S", help="seed of everything random (default 0)")
@@ -173,6 +176,10 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
     given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
+    if args.first_stage:  # of several the first is the default's, and the search takes its choice
+        found = [os.path.abspath(run) for run in args.first_stage]
+        given |= {"diffusion.first_stages": found} | ({"diffusion.first_stage": found[0]} if len(found) == 1 else {})
+        from_file["diffusion.first_stage"] = found[0]
     name = args.space or space_of(run.get("space"), getattr(args, "resume", None))
     if not name:
         from raycal.search import space as spaces

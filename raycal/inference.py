@@ -60,7 +60,7 @@ def restored_model(state: dict[str, Any], device: str | torch.device = "cpu") ->
 
     config, data = Config().replace(state["config"]), state["data"]
     model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]),
-                         [s["neurons"] for s in data["sessions"]])
+                         [s["neurons"] for s in data["sessions"]], data.get("first_stage"))
     model.load_state_dict(state["model"])
     return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"],
                    state.get("arrays", {}))

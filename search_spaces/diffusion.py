@@ -14,6 +14,8 @@ BASE = Config().replace({"model.family": "diffusion", "search.objective": "gener
 def propose(trial, base):
     network(trial)
     noise(trial)
+    if len(base.diffusion.first_stages) > 1:
+        trial.suggest_categorical("diffusion.first_stage", list(base.diffusion.first_stages))
     trial.suggest_float("diffusion.guidance_dropout", 0.0, 0.9)
     trial.suggest_categorical("diffusion.sampler", ["midpoint", "heun", "euler", "ddim"])
     trial.suggest_int("diffusion.evaluations", 4, 64, log=True)
