@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.overlap import Window, batches, cover, shares
+from raycal.overlap import Window, blended, cover, told
 from raycal.seen import Seen, in_own_unit
 from raycal.sessions.resample import restored
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from raycal.application import Applied
     from raycal.sessions.session import Session
-
-BATCH = 256  # windows at a time
 
 
 def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Trained:
@@ -95,9 +93,10 @@ class Trained:
         return tuple(self.data["behavior_names"])
 
     def latent_name(self, latent: int) -> str:
-        """Return what a column of `latents` is called: those of whole windows stand after those of frames."""
-        of_frames = self.config.vae.latents
-        return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
+        """Return what a column of `latents` is called."""
+        from raycal.models import latent_name
+
+        return latent_name(self.config, latent)
 
     def encode(self, session: Session) -> list[np.ndarray]:
         """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames.
@@ -107,8 +106,8 @@ class Trained:
         self.check_says()
         seen = self._seen(session)
         kept: list[list[np.ndarray]] = [[] for _ in session.segments]
-        for segment, latents in self._latents(seen):
-            kept[seen.origin(segment)].append(latents)
+        for segment, values in self._latents(seen):
+            kept[seen.origin(segment)].append(values)
         nothing = next(k[0][:0] for k in kept if k)
         return [np.concatenate([nothing, *k]) for k in kept]
 
@@ -243,25 +242,17 @@ class Trained:
     def _latents(self, seen: Seen) -> Iterator[tuple[int, np.ndarray]]:
         """Yield segments of the session as the model sees it and the latents of each, or of consecutive parts."""
         if self.coded:
-            for window, latents in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
-                yield window.segment, latents[self._first_code(window):]
+            for window, values in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
+                yield window.segment, values[self._first_code(window):]
             return
         whole = self._blended(seen)
         for segment, (start, stop) in enumerate(seen.session.segments):
             yield segment, whole[start:stop]
 
     def _blended(self, seen: Seen) -> np.ndarray:
-        """Return the latents (T, D) of the frames that the model sees; windows overlap by half and share each frame."""
-        segments, length = seen.session.segments, self.config.windows.length
-        windows, out = cover(segments, length, (length + 1) // 2), None
-        found = self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid), windows)
-        for share, (window, latents) in zip(shares(windows, segments), found):
-            if out is None:
-                out = np.full((seen.session.n_frames, latents.shape[1]), np.nan, np.float32)
-                for start, stop in segments:
-                    out[start:stop] = 0.0
-            out[window.start:window.start + window.length] += share[:, None] * latents
-        return out
+        """Return the latents (T, D) of the frames that the model sees."""
+        return blended(self.model, self.index(seen.entry), *seen.normalized(), seen.session.segments,
+                       self.config.windows.length)
 
     def _filled(self, seen: Seen, n_columns: int, function: Callable) -> np.ndarray:
         """Return function's values (T, n_columns) at the frames that were recorded, NaN outside segments."""
@@ -273,24 +264,10 @@ class Trained:
     def _seen(self, session: Session) -> Seen:
         return Seen.of(session, self.entry(session))
 
-    def _windows(self, seen: Seen, function: Callable,
-                 windows: Sequence[Window] | None = None) -> Iterator[tuple[Window, np.ndarray]]:
-        """Yield every window in time with its row of function(Part); None: windows that cover every frame once."""
-        import torch
-
-        from raycal.sessions.windows import Part
-
-        windows = cover(seen.session.segments, self.config.windows.length) if windows is None else windows
-        index, device = self.index(seen.entry), next(self.model.parameters()).device
-        traces, valid = seen.normalized()
-        for group in batches(windows, BATCH):
-            cut = [slice(w.start, w.start + w.length) for w in group]
-            part = Part(index, torch.from_numpy(np.stack([traces[c].T for c in cut])).to(device),
-                        torch.empty(len(cut), 0, group[0].length, device=device),
-                        None if valid is None else torch.from_numpy(np.stack([valid[c].T for c in cut])).to(device))
-            with torch.inference_mode():
-                values = function(part).cpu().numpy()
-            yield from zip(group, values)
+    def _windows(self, seen: Seen, function: Callable) -> Iterator[tuple[Window, np.ndarray]]:
+        """Yield windows that cover every frame once, in time, each with its row of function(Part)."""
+        windows = cover(seen.session.segments, self.config.windows.length)
+        return told(function, self.index(seen.entry), *seen.normalized(), windows, next(self.model.parameters()).device)
 
     def _first_code(self, window: Window) -> int:
         """Return the first code of a window that stands for some frame not covered before."""

@@ -22,9 +22,11 @@ COMMANDS = [line.split("  #")[0].strip() for block in re.findall(r"```bash\n(.*?
 WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 
-PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser, "traverse": cli_report.traverse_parser,
-           "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser, "reproduce": cli_runs.reproduce_parser,
-           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser, "generate": cli.generate_parser,
+PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser,
+           "traverse": cli_report.traverse_parser, "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser,
+           "reproduce": cli_runs.reproduce_parser,
+           "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser,
+           "generate": cli.generate_parser,
            "cluster": cli_cluster.cluster_parser}
 
 

@@ -80,6 +80,12 @@ def _objective(name: str, family: str) -> tuple[str, str]:
     raise UserError(f"search.objective={name!r}: {reason}\nuse one of {', '.join(known)}")
 
 
+def latent_name(config: Config, latent: int) -> str:
+    """Return what a column of a VAE's latents is called: those of whole windows stand after those of frames."""
+    of_frames = config.vae.latents
+    return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
+
+
 def bits_per_second(config: Config, rate: float) -> float:
     """Return the nominal bits a second of recording at `rate` Hz costs, known before training; 0 without codes."""
     if not family(config).coded:
