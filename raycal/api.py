@@ -104,7 +104,10 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> N
     else:
         from raycal.metrics.real_windows import baselines as generators
 
+        from raycal.report import generated, pictures
+
         write("generators.json", generators(dataset, config.windows.length))
+        pictures.write(folder, generated.draw(trained.arrays["generated"]))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

@@ -38,6 +38,9 @@ def check(config: Config) -> None:
         _check_vae(config)
     if config.model.family == "diffusion":
         _check_diffusion(config)
+    elif config.diffusion.first_stage:
+        raise UserError(f"--first-stage {config.diffusion.first_stage} with model.family={config.model.family}: only "
+                        "a generative model works in the latents of another; use --space diffusion, or leave it out")
 
 
 def check_conditions(config: Config, behaviors: Sequence, still: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -107,6 +110,7 @@ def _check_vae(config: Config) -> None:
 
 
 def _check_diffusion(config: Config) -> None:
+    """Refuse what no generative model can have."""
     d, model = config.diffusion, config.model
     if model.linear:
         raise UserError("model.linear=1 with model.family=diffusion: the linear path is the VQ-VAE's; use "

@@ -58,7 +58,7 @@ def restored_model(state: dict[str, Any], device: str | torch.device = "cpu") ->
 
     config, data = Config().replace(state["config"]), state["data"]
     model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]),
-                         [s["neurons"] for s in data["sessions"]])
+                         [s["neurons"] for s in data["sessions"]], data.get("first_stage"))
     model.load_state_dict(state["model"])
     return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"],
                    state.get("arrays", {}))
@@ -78,7 +78,8 @@ class Trained:
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
-        shown = [k for k in ("val/generation", "val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
+        known = ("val/generation", "val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2")
+        shown = [k for k in known if k in self.metrics]
         scores = "  ".join(f"{k.removeprefix('val/')} {self.metrics[k]:.4g}" for k in shown)
         return f"{self.config.model.family} of {described}\non validation: {scores}"
 
@@ -183,6 +184,20 @@ class Trained:
         out = self._filled(seen, len(self.behavior_names), lambda part: self.model([part])[0][0].behavior.mT)
         return out * seen.entry["behavior_spread"].numpy() + seen.entry["behavior_center"].numpy()
 
+    def generate(self, n: int, session: str | None = None, behavior: Session | None = None,
+                 seed: int = 0) -> np.ndarray:
+        """Return n new windows (n, N, L) float32 of one of `sessions` (the first), in its own unit.
+
+        behavior: a recording whose behaviour they are drawn for; None: any. The same seed gives the same windows. Raise
+        UserError of a family that draws none (raycal.generation).
+        """
+        from raycal import generation
+
+        generation.check(self)
+        entry = generation.entry_of(self, session or self.sessions[0])
+        given = None if behavior is None else generation.behavior_windows(self, entry, behavior, n)
+        return generation.own_unit(generation.drawn(self, entry, n, given, seed), entry)
+
     def apply(self, session: Session) -> Applied:
         """Return everything the model says of a session, and how well it holds there (raycal.application)."""
         from raycal.application import apply
@@ -208,8 +223,8 @@ class Trained:
         from raycal.models import family
 
         if family(self.config).gives == "windows":
-            raise UserError(f"a {self.config.model.family} model draws new windows and says nothing of given ones; apply "
-                            "a model of --space grvq or --space vae")
+            raise UserError(f"a {self.config.model.family} model draws new windows and says nothing of given ones: "
+                            "raycal generate; apply a model of another space")
 
     def _check_coded(self) -> None:
         self.check_says()

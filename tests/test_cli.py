@@ -14,7 +14,7 @@ from raycal.search.folder import RunFolder
 
 FLAGS = """--space --sessions --trials --epochs --out --seed --objective --sampler --pruner --workers-per-trial
 --gpus-per-trial --max-concurrent --max-minutes --address --storage --config --set --print-config --list-spaces
---resume --more --allow-space-change --device --confirm-top --confirm-seeds --no-confirm --dry-run -v -q -h --help"""
+--first-stage --resume --more --allow-space-change --device --confirm-top --confirm-seeds --no-confirm --dry-run -v -q -h --help"""
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parse
            "traverse": cli_report.traverse_parser, "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser,
            "reproduce": cli_runs.reproduce_parser,
            "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser,
+           "generate": cli.generate_parser,
            "cluster": cli_cluster.cluster_parser}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raycal.errors import UserError, nearest
 from raycal.models import quantizers
@@ -48,10 +48,13 @@ FAMILIES = {
 
 
 def build(config: Config, n_neurons: Sequence[int], n_behaviors: int,
-          neurons: Sequence[Sequence[str]] | None = None) -> nn.Module:
-    """Return a new model of the configured family for sessions of these neuron counts; neurons: their labels."""
+          neurons: Sequence[Sequence[str]] | None = None, first: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return a new model of the configured family for sessions of these neuron counts; neurons: their labels.
+
+    first: describes the model in whose latents it works (models.latentflow), None: in none.
+    """
     module = importlib.import_module(family(config).module)
-    return module.build(config, n_neurons, n_behaviors, neurons)
+    return module.build(config, n_neurons, n_behaviors, neurons, *([first] if first else []))
 
 
 def family(config: Config) -> Family:

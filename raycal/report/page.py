@@ -39,7 +39,7 @@ SECTIONS = (
     Section("ranks", "Do early epochs tell?", "Rank correlation of the best value so far with the final value.",
             sections.ranks),
     Section("curves", "Learning curves", "", sections.curves),
-    Section("reconstructions", "Reconstructions", "", sections.reconstructions),
+    Section("reconstructions", "What the winner makes", "", sections.reconstructions),
     Section("hidden", "Hidden neurons", "What a neuron does, told by the others.", latent_sections.hidden, "latents"),
     Section("latents", "Latents", "A latent that costs nothing says nothing.", latent_sections.latents, "latents"),
     Section("usage", "Codebook usage", "", sections.usage, "codes"),

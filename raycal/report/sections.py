@@ -157,7 +157,10 @@ def curves(run: Run) -> list[Any]:
 def reconstructions(run: Run) -> list[Any]:
     if run.winner is None:
         return [NO_WINNER]
-    examples = run.arrays(run.winner).get("examples")
+    arrays = run.arrays(run.winner)
+    if "generated" in arrays:
+        return _generated(run, arrays["generated"])
+    examples = arrays.get("examples")
     if not examples:
         return [Text(f"The checkpoint of trial {run.winner.number} holds no examples."), *_pictures(run)]
     from raycal.report.figures import draw_reconstruction
@@ -168,6 +171,18 @@ def reconstructions(run: Run) -> list[Any]:
     return [Picture(picture.getvalue(), f"Validation windows of {examples['session']}, recorded and as trial "
                     f"{run.winner.number} reconstructs them at epoch {epoch}: the neurons that vary most, in units of "
                     "the train sd"), *_pictures(run)]
+
+
+def _generated(run: Run, generated: Mapping[str, Any]) -> list[Any]:
+    """Return pictures of the windows that the winner drew when it was judged."""
+    from raycal.report.generated import draw
+    from raycal.report.pictures import encoded
+
+    said = {"generated-traces": f"Validation windows of {generated['session']}, and windows that trial "
+                                f"{run.winner.number} generated, of the neurons that vary most: none is to match one",
+            "generated-spectra": "Power at each frequency", "generated-correlations": "Correlations between neurons, "
+                                 "those that go together side by side, and the same pair by pair"}
+    return [Picture(encoded(figure), said[name]) for name, figure in draw(generated).items()]
 
 
 def _pictures(run: Run) -> list[Any]:

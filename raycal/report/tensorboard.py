@@ -70,6 +70,8 @@ class TensorBoard:
             writer.add_image("hidden-neurons", _picture(draw_hidden, extras["hidden"]), epoch, dataformats="HWC")
         if "kl" in extras:
             add_counts(writer, "latents/kl", np.asarray(extras["kl"]), epoch)
+        for name, figure in _drawn(extras).items():
+            writer.add_image(name, figure, epoch, dataformats="HWC")
         for codebook, counts in enumerate(extras.get("counts", ())):
             add_counts(writer, f"codebook/{codebook}", np.asarray(counts), epoch)
         writer.file_writer.add_summary(hparams({}, {})[2])
@@ -106,6 +108,15 @@ def _picture(draw: Callable[[Mapping[str, Any]], Any], examples: Mapping[str, An
     from raycal.report.pictures import rendered
 
     return rendered(draw(examples))[..., :3]
+
+
+def _drawn(extras: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return pictures of windows that a model drew as images (H, W, 3), none of a model that draws none."""
+    from raycal.report.generated import draw
+    from raycal.report.pictures import rendered
+
+    return {name: rendered(figure)[..., :3] for name, figure in draw(extras["generated"]).items()} \
+        if "generated" in extras else {}
 
 
 def _sample(distribution: Any) -> Any:

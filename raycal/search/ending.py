@@ -89,19 +89,31 @@ def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None
 
 
 def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Write figures/: the rate-distortion picture of the run, and the winner's latents and codes."""
+    """Write figures/: the rate-distortion picture of the run, and the winner's latents and codes or what it draws."""
     from raycal.report import frames, latents, pictures
     from raycal.report.rate_distortion import draw_rate_distortion, points
 
     found, p = points(study, plan.rate), ending.portrait
-    if not found and p is None:
-        return
     with _spared("pictures", say):
-        figures = {} if not found else {"rate-distortion": draw_rate_distortion(
+        figures = _generated(folder, study)
+        figures |= {} if not found else {"rate-distortion": draw_rate_distortion(
             found, ending.facts["baselines"], _marked(study), ending.facts["code_length"])}
         if p is not None:
             figures |= (frames if isinstance(p, frames.Portrait) else latents).draw(p)
-        pictures.write(folder.path, figures, step=len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])))
+        if figures:
+            pictures.write(folder.path, figures, step=len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])))
+
+
+def _generated(folder: RunFolder, study: Any) -> dict[str, Any]:
+    """Return Figures of the windows that the winner drew when it was judged, none of a model that draws none."""
+    from raycal.report.generated import draw
+    from raycal.training import checkpoint
+
+    for number in [n for role, n in _marked(study).items() if role == "winner"]:
+        path = folder.trial(number) / "model.pt"
+        arrays = checkpoint.load(path).get("arrays", {}) if path.is_file() else {}
+        return draw(arrays["generated"]) if "generated" in arrays else {}
+    return {}
 
 
 def _marked(study: Any) -> dict[str, int]:
