@@ -101,7 +101,8 @@ def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callabl
         if p is not None:
             figures |= (frames if isinstance(p, frames.Portrait) else latents).draw(p)
         if figures:
-            pictures.write(folder.path, figures, step=len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])))
+            complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+            pictures.write(folder.path, figures, step=len(complete))
 
 
 def _generated(folder: RunFolder, study: Any) -> dict[str, Any]:

@@ -23,6 +23,10 @@ def study_of(*figures):
     return study
 
 
+def folder_at(path):
+    return SimpleNamespace(path=path, trial=lambda number: path / "trials" / f"{number:04d}")
+
+
 @pytest.fixture
 def plan():
     return SimpleNamespace(rate=lambda config: 12.0, rate_limit=12.0)
@@ -47,7 +51,7 @@ def test_pictures_that_fail_say_why_and_cost_nothing_else(plan, tmp_path):
     (tmp_path / "figures").write_text("a file where the folder should be")
     said = []
     found = ending.Ending({"baselines": {}, "code_length": {}}, None)
-    ending.draw(found, plan, study_of((0.5, 2.0)), SimpleNamespace(path=tmp_path), said.append)
+    ending.draw(found, plan, study_of((0.5, 2.0)), folder_at(tmp_path), said.append)
     assert len(said) == 1 and "pictures failed" in said[0] and "FileExistsError" in said[0]
 
 
@@ -58,7 +62,7 @@ def test_what_is_drawn_of_a_winner_with_latents_comes_from_its_exported_model(va
     study = optuna.create_study(direction="maximize")
     study.add_trial(create_trial(value=0.4, user_attrs={"metrics": {"val/cosmoothing_r2": 0.4},
                                                         "config": Config().flat()}))
-    ending.draw(ending.Ending({"cosmoothing": {}}, portrait), plan, study, SimpleNamespace(path=tmp_path), pytest.fail)
+    ending.draw(ending.Ending({"cosmoothing": {}}, portrait), plan, study, folder_at(tmp_path), pytest.fail)
     assert {p.stem for p in (tmp_path / "figures").glob("*.png")} == {"trajectories", "hidden-neurons", "kl-by-epoch"}
 
 
@@ -78,5 +82,5 @@ def test_a_search_of_vaes_leaves_pictures_of_the_winner_and_what_is_classical(ra
 
 
 def test_a_run_without_a_complete_trial_has_no_pictures(plan, tmp_path):
-    ending.draw(ending.Ending({}, None), plan, optuna.create_study(), SimpleNamespace(path=tmp_path), pytest.fail)
+    ending.draw(ending.Ending({}, None), plan, optuna.create_study(), folder_at(tmp_path), pytest.fail)
     assert not list(tmp_path.iterdir())
