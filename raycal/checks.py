@@ -121,6 +121,9 @@ def _check_diffusion(config: Config) -> None:
     if config.sessions.normalize == "none":
         raise UserError("sessions.normalize=none with model.family=diffusion: noise has a variance of 1, and traces "
                         "have to match it; use sessions.normalize=zscore")
+    if config.training.precision == "bf16" and config.training.device == "cpu":
+        raise UserError("training.precision=bf16 with training.device=cpu: mixed precision is for a GPU; use "
+                        "training.precision=float32, or leave training.device out")
     if d.core == "dit" and not d.heads:
         raise UserError("diffusion.heads=0 with diffusion.core=dit: a transformer is attention; use 1 or more, or "
                         "diffusion.core=unet")

@@ -58,10 +58,14 @@ def drawing(config: Config) -> Drawing:
 
 def _core(config: Config) -> nn.Module:
     d, model = config.diffusion, config.model
+    options = {"embedding": d.embedding, "dropout": model.dropout, "checkpointing": bool(d.checkpointing)}
     if d.core == "dit":
-        return DiT(model.width, d.depth, d.heads, model.downsample, d.embedding, model.dropout)
-    levels = MULTIPLIERS[:model.downsample.bit_length()]
-    return UNet(model.width, levels, d.depth, d.heads, d.embedding, model.dropout)
+        core = DiT(model.width, d.depth, d.heads, model.downsample, **options)
+    else:
+        core = UNet(model.width, MULTIPLIERS[:model.downsample.bit_length()], d.depth, d.heads, **options)
+    if d.compiled:
+        core.compile()  # in place: its weights keep their names
+    return core
 
 
 def _prior(d: Diffusion) -> Prior:

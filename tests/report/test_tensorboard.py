@@ -88,6 +88,23 @@ def test_the_experiment_names_every_parameter_conditional_ones_included(board, t
 def test_a_family_has_the_columns_that_it_may_be_judged_by():
     vae = Config().replace({"model.family": "vae", "model.downsample": 1, "search.objective": "cosmoothing_r2"})
     assert "val/cosmoothing_r2" in columns_of(vae) and "val/usage" not in columns_of(vae)
+    drawn = Config().replace({"model.family": "diffusion", "model.downsample": 1, "search.objective": "generation"})
+    assert columns_of(drawn) == ("val/generation", "val/behavior_r2", "val/evaluations")
+
+
+def test_windows_that_a_model_drew_stand_as_pictures(board, told, read):
+    from types import SimpleNamespace
+
+    from raycal.training.examples import beside
+
+    rng = np.random.default_rng(0)
+    recording = SimpleNamespace(id="s", rate=5.0, neurons=("",) * 5)
+    drawn = beside(recording, *(rng.standard_normal((8, 5, 16)) for _ in range(2)))
+    board.on_start(0, Config())
+    board.on_epoch(0, epoch(1, 0.5, {"generated": drawn}))
+    board.on_end(0, {}, told(TrialState.COMPLETE, [0.5]))
+    names = {f"generated-{name}" for name in ("traces", "spectra", "correlations")}
+    assert names <= set(read(0).Tags()["images"])
 
 
 def test_each_trial_holds_its_own_parameters_and_only_the_first_the_experiment(board, told, read):
