@@ -16,7 +16,9 @@ from typing import Any
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.search import interruption, leftovers
+from raycal.search import interruption, leftovers, nodes
+from raycal.search.nodes import Slots, slots
+from raycal.search.standing import WAITING, Standing
 
 # Train's defaults cost seconds a slot: a 2 s controller poll, a preemption watcher, metrics, a patched print.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -30,26 +32,6 @@ DRIVER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBAC
                       "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1",
                       # a task that failed is said once, by who waits for it; its other results would be said again
                       "RAY_IGNORE_UNHANDLED_ERRORS": "1"}
-
-
-@dataclass(frozen=True)
-class Slots:
-    """How many slots fit, and what each takes."""
-
-    count: int
-    workers: int
-    resources: dict[str, float]  # a worker
-    use_gpu: bool
-
-    def within(self, worker: int, slot: int) -> tuple[Slots, int]:
-        """Return as many of these slots as Ray's memory holds, at least one, and how many it would hold.
-
-        worker: bytes that each worker takes at most; slot: bytes of a slot besides.
-        """
-        import ray
-
-        fitting = int(ray.cluster_resources()["memory"] // (self.workers * worker + slot))
-        return dataclasses.replace(self, count=max(1, min(self.count, fitting))), fitting
 
 
 def connect(config: Config, address: str | None = None, verbose: bool = False, temp_dir: str | None = None) -> bool:
@@ -96,32 +78,6 @@ def check_listening(address: str) -> None:
                         "--address out for a local one") from None
 
 
-def slots(config: Config, trials: int, max_concurrent: int = 0, local: bool = True) -> Slots:
-    """Return the slots that the resources of the connected Ray hold; raise UserError when none fits."""
-    import ray
-
-    training = config.training
-    have = ray.cluster_resources()
-    gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 1.0)
-    per_worker = training.gpus or (1.0 if gpus and training.device != "cpu" else 0.0)
-    if config.gpu_wanted() and not gpus:
-        raise UserError(f"--gpus-per-trial {training.gpus or 1:g} (device {training.device}): this "
-                        f"{'machine' if local else 'cluster'} has no GPU that Ray sees; "
-                        "check nvidia-smi, or run with --device cpu --gpus-per-trial 0")
-    if per_worker * training.workers > gpus:
-        raise UserError(f"--gpus-per-trial: {training.workers} workers x {per_worker:g} GPUs a trial, but "
-                        f"{gpus:g} are there; ask for fewer")
-    fit = int(gpus / (per_worker * training.workers)) if per_worker else \
-        int(((os.cpu_count() or 1) if local else cpus) // training.workers)
-    if local and not per_worker and fit < 1:
-        fit = 1  # more workers than cores on one machine: slower, but it runs
-    if fit < 1:
-        raise UserError(f"--workers-per-trial {training.workers}: the cluster has {cpus:g} CPUs; ask for fewer workers")
-    count = max(1, min(fit, trials, max_concurrent or fit))
-    resources = {"CPU": 1.0, **({"GPU": per_worker} if per_worker else {})}
-    return Slots(count, training.workers, resources, bool(per_worker))
-
-
 @dataclass
 class Cluster:
     """Ray as a run has it: what fits, and the pool once it is started."""
@@ -129,10 +85,19 @@ class Cluster:
     slots: Slots
     scratch: str  # folder for what Train and Tune insist on writing
     limit: float  # s an epoch may take
+    most: int = 0  # slots where nodes join; 0: as many as there are
     pool: Any = None
     _settings: dict[str, Any] = field(default_factory=dict)  # of the pool
     _count: int = 0
     _refs: list = field(default_factory=list)
+    _standing: Standing | None = None
+    _lacked: str = ""  # why no slot could start when the search began
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Say at once why no slot can start, where none can: to start the pool takes its time."""
+        self._lacked = nodes.lacking(self.slots.resources, self.slots.workers)
+        if self._lacked:
+            say(WAITING + self._lacked)
 
     def grow(self, count: int) -> None:
         """Start slots until there are count; the first call makes the pool."""
@@ -150,8 +115,30 @@ class Cluster:
             # on the node of the driver, without which there is no search: other nodes may leave
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
             self.pool = SlotPool.options(scheduling_strategy=here).remote(self._settings)
+            self._standing = Standing(self.pool, self.slots.resources, self.slots.workers,
+                                      lambda: groups.placed(self._settings), self._lacked)
         self._count = count
         ray.get(self.pool.grow.remote(count))
+
+    def bound(self, worker: int, slot: int) -> int:
+        """Take no more slots than the memory holds, and return how many that is; bytes as Slots.within takes them."""
+        self.slots, fitting = self.slots.within(worker, slot)
+        self.most = min(self.most, fitting)
+        return fitting
+
+    def room(self, say: Callable[[str], None] = print) -> int:
+        """Return how many trials may run now, at least one: each needs a slot whose nodes are there.
+
+        Slots are added where nodes joined. Say why where none stands; raise UserError when that lasts too long.
+        """
+        standing = self._standing(say)
+        if standing.looked and self.most > self.slots.count == self._count:
+            fit = min(self.most, nodes.workers_on(self.slots.resources, nodes.present()) // self.slots.workers)
+            if fit > self.slots.count:
+                say(f"nodes joined: {fit} trials at a time")
+                self.slots = dataclasses.replace(self.slots, count=fit)
+                self.grow(fit)
+        return max(1, min(standing.slots, self.slots.count))
 
     def hand_over(self, refs: list) -> None:
         """Give the pool the references to the data that every later job trains on."""
@@ -203,7 +190,7 @@ def _insist(call: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str | None = None, verbose: bool = False,
-            temp_dir: str | None = None) -> Iterator[Cluster]:
+            temp_dir: str | None = None, say: Callable[[str], None] = print) -> Iterator[Cluster]:
     """Connect to Ray, find what fits, and give everything back at the end; raise UserError when nothing fits."""
     import ray
 
@@ -211,7 +198,10 @@ def cluster(config: Config, trials: int, max_concurrent: int = 0, address: str |
     leftovers.sweep()
     scratch = tempfile.mkdtemp(prefix=f"{leftovers.SCRATCH}{socket.gethostname()}-{os.getpid()}-")
     try:
-        found = Cluster(slots(config, trials, max_concurrent, local=not address), scratch, config.training.epoch_limit)
+        most = min(trials, max_concurrent or trials) if address else 0
+        found = Cluster(slots(config, trials, max_concurrent, not address), scratch, config.training.epoch_limit, most)
+        if address:
+            found.announce(say)
         gently = False
         try:
             yield found

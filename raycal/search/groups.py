@@ -24,6 +24,7 @@ def new_mark() -> int:
 
 def fit(pool: Any, index: int, rebuild: int, mark: int, settings: Mapping[str, Any]) -> None:
     """Run one slot: a TorchTrainer whose workers loop over jobs until the pool closes; its groups bear the mark."""
+    import torch
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -37,7 +38,8 @@ def fit(pool: Any, index: int, rebuild: int, mark: int, settings: Mapping[str, A
         train_loop_config={"pool": pool, "slot": index, "threads": settings["threads"]},
         scaling_config=train.ScalingConfig(num_workers=settings["workers"], use_gpu=settings["use_gpu"],
                                            resources_per_worker={**settings["resources"], "memory": mark}),
-        torch_config=TorchConfig(backend="nccl" if settings["use_gpu"] else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if settings["use_gpu"] and torch.distributed.is_nccl_available() else "gloo"),
         run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
                                    failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0),
                                    callbacks=[_Witness(pool, index)]),
@@ -57,6 +59,13 @@ class _Witness(UserCallback):
             ray.get(self._pool.witness.remote(self._index, "oom" if memory else "died", str(cause)))
 
 
+def waited(error: BaseException | None) -> bool:
+    """Say whether fit() ended because no nodes were free for its group in the time that Train waits for them."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
 def of_slots(settings: Mapping[str, Any]) -> dict[str, int]:
     """Return {placement group: mark} of this Ray job's groups that are slots', but for settings["others"].
 
@@ -73,6 +82,14 @@ def of_slots(settings: Mapping[str, Any]) -> dict[str, int]:
                 and 0 < mark <= MARKS and bundles == [{**settings["resources"], "memory": mark}] * settings["workers"]:
             found[id] = mark
     return found
+
+
+def placed(settings: Mapping[str, Any]) -> bool:
+    """Say whether some slot's group has its place on nodes."""
+    from ray.util.placement_group import placement_group_table
+
+    table = placement_group_table()
+    return any(table.get(id, {}).get("state") == "CREATED" for id in of_slots(settings))
 
 
 def remove(ids: Iterable[str | None]) -> None:

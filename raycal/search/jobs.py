@@ -35,9 +35,10 @@ def complete(cluster, jobs: Sequence[tuple[Any, dict[str, Any]]], *, say: Callab
                 stopping = True
                 waiting.clear()
                 cluster.wind_up(say)
-            while waiting and len(calls) < cluster.slots.count:
+            while waiting and len(calls) < cluster.room(say):
                 job = waiting.popleft()
                 calls[cluster.pool.borrow.remote(job[0], job[2])] = job, None
+            cluster.room(say)  # says where none stands
             for call in ray.wait(list(calls), num_returns=1, timeout=LOOK)[0] if calls else ():
                 job, seq = calls.pop(call)
                 event = _answer(call)

@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Estimate:
     confirm: tuple[int, float]  # trainings, s
 
 
-def estimate(plan: Plan, cluster, trials: int, trainings: int) -> Estimate:
+def estimate(plan: Plan, cluster, trials: int, trainings: int, say: Callable[[str], None] = print) -> Estimate:
     """Step every corner once in a slot, and derive the rest; raise UserError when the default cannot be trained.
 
     trials: still to be trained; trainings: of the confirmation after them. cluster.slots shrinks to what fits.
@@ -50,14 +50,14 @@ def estimate(plan: Plan, cluster, trials: int, trainings: int) -> Estimate:
     trainer = functools.partial(probe, corners=[_changed(plan.config, c.config) for c in found],
                                 largest=[_changed(plan.config, c) for c in largest])
     payload = {"config": plan.config.flat(), "folder": os.devnull, "trainer": trainer}
-    (_, event), = jobs.complete(cluster, [("probe", payload)])
+    (_, event), = jobs.complete(cluster, [("probe", payload)], say=say)
     if event["kind"] != "epoch":
         raise UserError(f"the probe ended ({event['kind']}), so no trial could be trained\n{event['message']}")
     measured, disk = event["extras"].pop("corners"), event["extras"].pop("disk")
     if "error" in measured[0]:
         raise UserError(f"the default configuration of --space {plan.space.name} cannot be trained: "
                         f"{measured[0]['error']}")
-    cluster.slots, fitting = cluster.slots.within(event["extras"]["host"], CONTROLLER)
+    fitting = cluster.bound(event["extras"]["host"], CONTROLLER)
     broken = tuple((c.name, m["error"]) for c, m in zip(found, measured) if "error" in m)
     seen = [m for c, m in zip(found, measured) if "error" not in m and _admitted(plan, c.config)]
     return Estimate(corners=len(found), broken=broken, peak=event["extras"], disk=tuple(disk), fitting=fitting,

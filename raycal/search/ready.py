@@ -70,7 +70,7 @@ def reopened(space: Space, config: Config, options: Options, trainings: int,
         folder = stack.enter_context(held(RunFolder.existing(options.resume, "")))
         given = items(options, config, say)
         cluster = stack.enter_context(connection.cluster(config, trainings, options.max_concurrent, options.address,
-                                                         options.verbose, options.temp_dir))
+                                                         options.verbose, options.temp_dir, say))
         found, plan = planned(space, config, given, options, say)
         study = open_study(folder, plan.config, plan.directions, plan.space)
         check_data(study, plan, folder.path)

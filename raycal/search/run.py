@@ -46,7 +46,7 @@ def run(space: Space, config: Config, options: Options) -> dict[str, Any] | None
         given = items(options, config, say)
         cluster = stack.enter_context(connection.cluster(
             config, max(config.search.trials, options.more), options.max_concurrent, options.address, options.verbose,
-            options.temp_dir))
+            options.temp_dir, say))
         began = time.monotonic()
         found, plan = planned(space, config, given, options, say)
         data = prepared(plan, found, began, say)
@@ -121,7 +121,7 @@ def _probe(plan: Plan, cluster: connection.Cluster, trials: int, say: Callable[[
 
     search = plan.config.search
     trainings = (search.confirm_top + 1) * search.confirm_seeds if search.confirm_top else 0
-    known = estimate(plan, cluster, trials, trainings)
+    known = estimate(plan, cluster, trials, trainings, say)
     for line in lines.measured(known, plan.config.training.epochs):
         say(line)
     return dataclasses.asdict(known)
@@ -139,7 +139,8 @@ def _search(plan: Plan, data: recordings.Prepared, study, folder: RunFolder, clu
     wanted = _wanted(study, plan.config, options)
     record = Record(study, plan.space, rate=plan.rate, rate_limit=plan.rate_limit, wanted=wanted,
                     seed=plan.config.training.seed)
-    cluster.grow(min(2, cluster.slots.count))  # the second starts while the first one probes
+    # the second starts while the first one probes; nodes take minutes to come, so all are asked for at once
+    cluster.grow(cluster.slots.count if cluster.most else min(2, cluster.slots.count))
     cluster.hand_over(data.refs)
     if (left := wanted - len(record.trained())) > 0:
         known = _probe(plan, cluster, left, say)

@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from raycal.config import Config
 from raycal.errors import UserError
+from raycal.search import nodes
 from raycal.search.parcel import Parcel
 from raycal.search.study import Record
 
@@ -147,13 +148,15 @@ class _Unsaved:
 
 
 class Asker(_Unsaved, Searcher):
-    """Tune's searcher: every suggestion is a trial of the study."""
+    """Tune's searcher: every suggestion is a trial of the study, and is made when there is room for one more to run."""
 
-    def __init__(self, referee: Referee):
+    def __init__(self, referee: Referee, room: Callable[[], int] | None = None):
         Searcher.__init__(self)
-        self._referee, self._jobs = referee, {}
+        self._referee, self._room, self._jobs = referee, room, {}
 
     def suggest(self, trial_id: str):
+        if self._room and len(self._jobs) >= (self._referee.guarded(self._room) or 0) and not self._referee.error:
+            return None
         job = self._referee.guarded(self._referee.start)
         if job is None:
             return Searcher.FINISHED if self._referee.over else None  # a running trial may need another slot
@@ -226,11 +229,12 @@ def let_run(referee: Referee, cluster: Any, over: Callable[[], bool], say: Calla
 
     # no CPU: a thousandth on a node would keep a slot from its last one. The head node is also the one that stays.
     trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool),
-                                    {"node:__internal_head__": 0.001})
+                                    {nodes.HEAD: 0.001})
     tune.Tuner(
         trainable,
-        tune_config=tune.TuneConfig(search_alg=Asker(referee), scheduler=Stopper(referee), num_samples=-1,
-                                    max_concurrent_trials=cluster.slots.count, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=Asker(referee, lambda: cluster.room(say)), scheduler=Stopper(referee),
+                                    num_samples=-1, reuse_actors=True,
+                                    max_concurrent_trials=max(cluster.slots.count, cluster.most)),
         run_config=tune.RunConfig(name="tune", storage_path=cluster.scratch, verbose=0,
                                   stop=Halter(referee, over, lambda: cluster.wind_up(say)),
                                   failure_config=tune.FailureConfig(max_failures=2),

@@ -9,6 +9,7 @@ import asyncio
 import collections
 import contextlib
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,9 +91,11 @@ class Slots:
 
     async def _start_new(self) -> None:
         """Start the first slot alone, the others when it stands: together they would all be late on a small machine."""
+        late = time.monotonic() + HEAD_START
         for slot in [s for s in self._slots if s.thread is None]:
             if slot.index > 0:
-                await self._until(lambda: self._closed or 0 in self._slots[0].workers, HEAD_START)
+                left = max(0.0, late - time.monotonic())
+                await self._until(lambda: self._closed or 0 in self._slots[0].workers, left)
             if slot.thread is None and not self._closed:
                 self._start(slot)
 
@@ -114,8 +117,11 @@ class Slots:
         slot.thread.start()
 
     async def _fell(self, slot: Slot) -> None:
-        """A slot's fit() ended though the pool is open: build it anew, its job resumes."""
-        slot.rebuilds += 1
+        """A slot's fit() ended though the pool is open: build it anew, its job resumes.
+
+        One whose nodes did not come in time did not fall: it goes on waiting for them.
+        """
+        slot.rebuilds += not groups.waited(slot.error)
         groups.remove(id for id, mark in groups.of_slots(self._settings).items() if mark == slot.mark)
         slot.workers.clear()
         slot.idle = False

@@ -197,10 +197,14 @@ class SlotPool(Slots):
     async def state(self) -> dict[str, Any]:
         """Return what the pool holds: workers, placement groups, running trials, errors."""
         held = {w["group"] for s in self._slots for w in s.workers.values() if w["group"]}
-        return {"slots": len(self._slots), "ready": sum(0 in s.workers for s in self._slots),
+        return {"slots": len(self._slots), "ready": await self.standing(),
                 "groups": sorted(held), "running": [s.job.number for s in self._slots if s.job],
                 "pids": sorted(w["pid"] for s in self._slots for w in s.workers.values()),
                 "errors": [str(s.error) for s in self._slots if s.error]}
+
+    async def standing(self) -> int:
+        """Return how many slots have their workers."""
+        return sum(0 in slot.workers for slot in self._slots)
 
     async def wait_ready(self, timeout: float) -> bool:
         """Wait until one slot has its workers."""

@@ -21,7 +21,7 @@ from raycal import models
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.sessions.windows import WindowSampler
-from raycal.training import checkpoint, distributed, kl
+from raycal.training import checkpoint, distributed, first_stage, kl
 from raycal.training.ema import WeightEMA
 from raycal.training.evaluate import Evaluation, measure
 from raycal.training.optim import Updater
@@ -103,7 +103,8 @@ class Run:
         self._config, self._dataset, self._rank = config, dataset, rank
         device = device_of(config)
         torch.manual_seed(config.training.seed)
-        self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names), dataset.neurons)
+        self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names), dataset.neurons,
+                                  first_stage.of(config))
         if begun and not resume:  # on the CPU, where the recordings are
             (start or importlib.import_module(models.family(config).start).start)(self.model, dataset, config)
         _hold(self.model, held)
@@ -143,8 +144,12 @@ class Run:
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), **self.update.state_dict()}
         return {"format": checkpoint.FORMAT, **checkpoint.copied(parts), **self.record.state(),
                 "config": self._config.flat(), "fingerprint": self._dataset.fingerprint,
-                "data": checkpoint.describe(self._dataset, self._config.sessions.normalize),
+                "data": {**checkpoint.describe(self._dataset, self._config.sessions.normalize), **self._first()},
                 "versions": checkpoint.versions()}
+
+    def _first(self) -> dict[str, Any]:
+        """Return what a saved model needs to know of the one whose latents it generates."""
+        return {"first_stage": self.model.first.description} if hasattr(self.model, "first") else {}
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["fingerprint"] != self._dataset.fingerprint:
@@ -158,6 +163,8 @@ class Run:
 
 def _hold(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Load these weights and keep the optimizer from them; it passes over parameters without a gradient."""
+    if not weights:
+        return
     model.load_state_dict(weights, strict=False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in weights)

@@ -23,7 +23,7 @@ RAY = pathlib.Path(sys.executable).with_name("ray")
 
 @pytest.fixture
 def aws(tmp_path, monkeypatch):
-    """An AWS on loopback with the roles of cluster/aws_roles.yaml, a home of its own, and an ssh that reaches nobody."""
+    """An AWS on loopback that has the roles, a home of its own, and an ssh to nobody."""
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
@@ -110,6 +110,7 @@ def test_workers_may_write_the_bucket_and_nothing_else(aws):
     assert all(action.startswith("s3:") for s in allowed for action in s["Action"])
     inline, = head.policies.all()
     document = inline.policy_document
-    document = yaml.safe_load(document) if isinstance(document, str) else document  # moto gives back text, of JSON or of Python
+    if isinstance(document, str):  # moto gives back text, of JSON or of Python
+        document = yaml.safe_load(document)
     passed, = [s["Resource"] for s in document["Statement"] if s["Action"] == "iam:PassRole"]
     assert passed == worker.arn

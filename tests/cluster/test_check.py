@@ -1,4 +1,4 @@
-"""Every shipped cluster file passes `raycal cluster check`; a copy with one mistake in it is refused, naming the mistake."""
+"""Every shipped cluster file passes `raycal cluster check`; a copy with one mistake is refused, naming it."""
 from __future__ import annotations
 
 import copy
@@ -76,7 +76,8 @@ MISTAKES = [
     ("gpu.yaml", put("nope", "head_node_type"), "schema", "head_node_type", "docs.ray.io"),
     ("gpu.yaml", put(9, *WORKER, "min_workers"), "schema", "max_workers", "docs.ray.io"),
     ("gpu.yaml", put("echo", "setup_commands"), "schema", "refuses it", "docs.ray.io"),
-    ("gpu.yaml", put("g5.2xlarge", *NODE, "InstanceTyp"), "node_config", "gpu1_spot.node_config.InstanceTyp: g5.2xlarge",
+    ("gpu.yaml", put("g5.2xlarge", *NODE, "InstanceTyp"), "node_config",
+     "gpu1_spot.node_config.InstanceTyp: g5.2xlarge",
      "did you mean 'InstanceType'?"),
     ("gpu.yaml", put("g5.2xlage", *NODE, "InstanceType"), "node_config", "InstanceType: g5.2xlage is none of EC2's",
      "did you mean 'g5.2xlarge'"),
@@ -110,30 +111,37 @@ MISTAKES = [
     ("gpu.yaml", put({"CPU": 8}, *WORKER, "resources"), "resources", "GPU: 0, but g5.2xlarge has 1", "GPU: 1"),
     ("gpu.yaml", put(96, "available_node_types", "gpu8_spot", "resources", "CPU"), "resources",
      "CPU: 96, but g5.48xlarge has 192", "CPU: 192"),
-    ("gpu.yaml", swap("127.0.0.1", "0.0.0.0", "head_start_ray_commands"), "ports", "--dashboard-host=0.0.0.0", "tunnel"),
+    ("gpu.yaml", swap("127.0.0.1", "0.0.0.0", "head_start_ray_commands"), "ports", "--dashboard-host=0.0.0.0",
+     "tunnel"),
     ("gpu.yaml", put({"IpPermissions": OPEN}, "provider", "security_group"), "ports", "8265 to 8265", "tunnel"),
-    ("gpu.yaml", swap("RAY_AUTH_MODE=token ", "", START[0]), "token", "head_start.*no RAY_AUTH_MODE", "RAY_AUTH_MODE=token"),
+    ("gpu.yaml", swap("RAY_AUTH_MODE=token ", "", START[0]), "token", "head_start.*no RAY_AUTH_MODE",
+     "RAY_AUTH_MODE=token"),
     ("gpu.yaml", swap("=token", "=disabled", START[1]), "token", "worker_start.*RAY_AUTH_MODE=disabled", "=token"),
     ("gpu.yaml", drop("cluster_synced_files"), "token", "workers get no token", "cluster_synced_files"),
     ("gpu.yaml", put({"aws_access_key_id": "x"}, "provider", "aws_credentials"), "credentials",
      "provider.aws_credentials", "take it out"),
-    ("gpu.yaml", put(["echo " + FAKE_KEY], "initialization_commands"), "credentials", "line .* an AWS access key", "role"),
+    ("gpu.yaml", put(["echo " + FAKE_KEY], "initialization_commands"), "credentials", "line .* an AWS access key",
+     "role"),
     ("gpu.yaml", put(["RAY_AUTH_TOKEN=0123456789abcdef0123 true"], "initialization_commands"), "credentials",
      "a Ray token", "role"),
     ("onprem.yaml", swap("RAY_enable_autoscaler_v2=0 ", "", START[0]), "autoscaler", "last worker never joins",
      "RAY_enable_autoscaler_v2=0"),
-    ("onprem.yaml", put(["192.168.1.10"], "provider", "worker_ips"), "provider", "worker_ips holds the head, 192.168.1.10",
+    ("onprem.yaml", put(["192.168.1.10"], "provider", "worker_ips"), "provider",
+     "worker_ips holds the head, 192.168.1.10",
      "take it out"),
-    ("onprem.yaml", put("192.168.1.10", "provider", "head_up"), "provider", "provider.head_up", "did you mean 'head_ip'?"),
+    ("onprem.yaml", put("192.168.1.10", "provider", "head_up"), "provider", "provider.head_up",
+     "did you mean 'head_ip'?"),
     ("onprem.yaml", drop("provider", "worker_ips"), "schema", "worker_ips", "docs.ray.io"),
     ("gcp.yaml", put("n1", *NODE, "machineTyp"), "node_config", "machineTyp: n1", "did you mean 'machineType'?"),
     ("gcp.yaml", drop(*NODE, "serviceAccounts"), "storage", "gpu1_spot.node_config.serviceAccounts", "objectAdmin"),
     ("gcp.yaml", put(2, *WORKER, "resources", "GPU"), "resources", "GPU: 2, but g2-standard-8 has 1", "GPU: 1"),
     ("gcp.yaml", put([], *NODE, "disks"), "image", "no sourceImage", "gcloud compute images list"),
-    ("kuberay.yaml", put("2.9.3", "spec", "rayClusterSpec", "rayVersion"), "ray", "rayVersion: 2.9.3", "rayVersion: 2.60.0"),
+    ("kuberay.yaml", put("2.9.3", "spec", "rayClusterSpec", "rayVersion"), "ray", "rayVersion: 2.9.3",
+     "rayVersion: 2.60.0"),
     ("kuberay.yaml", drop("spec", "rayClusterSpec", "authOptions"), "token", "authOptions.mode", "mode: token"),
     ("kuberay.yaml", put(1, "spec", "entrypoints"), "schema", "spec.entrypoints: 1", "did you mean 'entrypoint'?"),
-    ("kuberay.yaml", put("LoadBalancer", "spec", "rayClusterSpec", "headGroupSpec", "serviceType"), "ports", "dashboard",
+    ("kuberay.yaml", put("LoadBalancer", "spec", "rayClusterSpec", "headGroupSpec", "serviceType"), "ports",
+     "dashboard",
      "port-forward"),
     ("kuberay.yaml", drop("spec", "rayClusterSpec", "workerGroupSpecs", 0, "template", "spec", "serviceAccountName"),
      "storage", "gpu1.template", "may write the bucket"),
@@ -173,7 +181,8 @@ def test_a_credential_is_named_and_never_printed(changed):
 @pytest.mark.parametrize("line, finding, words", [
     ("#SBATCH --exclusive", "slurm", "--exclusive"), ("#SBATCH --nodes=2", "slurm", "--nodes"),
     ("#SBATCH --ntasks-per-node=1", "slurm", "ntasks"), ("export RAY_AUTH_MODE=token", "token", "no RAY_AUTH_MODE"),
-    ("ray symmetric-run --address", "slurm", "symmetric-run is not called"), ("set -euo pipefail", "slurm", "bash refuses")])
+    ("ray symmetric-run --address", "slurm", "symmetric-run is not called"), ("set -euo pipefail", "slurm",
+     "bash refuses")])
 def test_a_script_for_slurm_without_what_it_needs(tmp_path, line, finding, words):
     text = (ROOT / "cluster" / "slurm.sh").read_text()
     assert line in text
@@ -191,7 +200,8 @@ def test_the_verb_prints_a_line_a_finding_and_ends_with_1_when_one_is_bad(tmp_pa
     assert cli.main(["cluster", "check", good, str(bad)]) == 1
     *lines, last = capsys.readouterr().out.splitlines()
     told = [line for line in lines if line.startswith("bad")]
-    assert told and all("g5.12xlarge" in line and "; fix: " in line for line in told) and last.startswith(str(len(told)))
+    assert told and all("g5.12xlarge" in line and "; fix: " in line for line in told)
+    assert last.startswith(str(len(told)))
 
 
 @pytest.mark.parametrize("text, words", [

@@ -133,6 +133,20 @@ def test_a_trial_torn_from_its_slot_goes_on_in_another(run, event):
     assert referee.heard == [("start", 0), *(("epoch", 0, n) for n in (1, 2, 3, 4)), ("end", 0, TrialState.COMPLETE)]
 
 
+def test_no_more_is_suggested_than_slots_stand_and_what_ends_the_wait_ends_the_search(run, event):
+    referee, room = make(run.open(wanted=9)), [1]
+    asker = Asker(referee, lambda: room[0] or 1 // 0)
+    assert asker.suggest("a")["number"] == 0 and asker.suggest("b") is None
+    room[0] = 2
+    assert asker.suggest("b")["number"] == 1 and asker.suggest("c") is None
+    assert len(referee.record.study.get_trials(deepcopy=False)) == 2, "what has no slot is not proposed yet"
+    room[0] = 1
+    asker.on_trial_complete("a", result(0, event(1, 0.5, done=True)))
+    assert asker.suggest("c") is None, "a node left"
+    room[0] = 0
+    assert asker.suggest("c") == Searcher.FINISHED and isinstance(referee.error, ZeroDivisionError)
+
+
 def test_a_trial_that_never_gets_on_fails(referee, event):
     referee.start()
     referee.epoch(0, event(1, 0.5))
