@@ -114,7 +114,8 @@ def _spaces():
 def test_every_other_command_is_known():
     others = [c for c in COMMANDS if not re.match(r"(python run_search\.py|raycal) ", c)]
     known = (r'pip install -c (constraints\.txt) -e "\.\[([a-z,]+)\]" && (python run_search\.py --space grvq|pytest)',
-             r"tensorboard --logdir runs/grvq-20260101-1", r"ray (up|down -y) (cluster/gpu\.yaml)( && ray submit .*)?",
+             r"tensorboard --logdir (s3://bucket/)?runs/grvq-20260101-1",
+             r"ray (up|down -y) (cluster/gpu\.yaml)( && ray submit .*)?",
              r"pip install optuna-dashboard && optuna-dashboard runs/grvq-20260101-1/study\.journal")
     assert others and all(any(re.fullmatch(k, c) for k in known) for c in others), others
     text = (ROOT / "pyproject.toml").read_text()

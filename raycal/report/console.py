@@ -135,7 +135,7 @@ def closing(summary: dict[str, Any]) -> str:
     if best is None:
         lines += ["no trial completed, so there is no winner"]
     else:
-        lines += [_row("", "winner", "default"), *_rows(best, default, summary)]
+        lines += [_row("", "winner", "default"), *_rows(best, default, summary), *_held_out(summary)]
     lines += _of_each(summary.get("quantizers", {}))
     if "confirm" in summary:
         lines += confirmation(summary["confirm"], counts["complete"])
@@ -230,6 +230,16 @@ def _beside(metrics: dict[str, float], summary: dict[str, Any]) -> list[str]:
             ends = "beats it" if sign * metrics[key] > sign * value else "loses to it"
             rows.append(_row(f"  {name}", _number(value), "") + f"                   {label}: the winner {ends}")
     return rows
+
+
+def _held_out(summary: dict[str, Any]) -> list[str]:
+    """Return two lines for each recording that trained nothing: its id, and the models that are fitted to it."""
+    lines = []
+    for id, found in summary.get("held_out", {}).items():
+        classical = ", ".join(f"{name} {_number(r2)}" for name, r2 in found["classical"].items())
+        lines += [f"held out     {id}", _row("  co-smoothing R2", _number(found.get("winner")),
+                                             _number(found.get("default"))) + f"   {classical}"]
+    return lines
 
 
 def _row(label: str, first: str, second: str) -> str:

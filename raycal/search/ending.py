@@ -36,7 +36,8 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
 
     gives = family(plan.config).gives
     if gives == "latents":
-        return _of_frames(data, study, folder, say)
+        found = _of_frames(data, study, folder, say)
+        return found._replace(facts=found.facts | _held_out(data, study, folder, say)) if data.held else found
     if gives == "windows":
         return Ending(_generators(data, study, say), None)
     rates, roles = _rates(plan, study), _marked(study)
@@ -74,6 +75,19 @@ def _of_frames(data: recordings.Prepared, study: Any, folder: RunFolder, say: Ca
     return Ending({"cosmoothing": found}, portrait)
 
 
+def _held_out(data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the co-smoothing R2 of winner, default and classical models on recordings that trained nothing."""
+    from raycal.search import held_out
+    from raycal.search.study import best_trial
+
+    roles, best = _marked(study), best_trial(study)
+    if best is None:
+        return {}
+    kept, config = _models(folder, roles), best.user_attrs["config"]
+    models = {role: kept[number] for role, number in roles.items() if number in kept}
+    return {"held_out": held_out.searched(data.held, models, config["vae.latents"] + config["vae.window_latents"], say)}
+
+
 def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the figures of classical generators of windows as long as the winner's."""
     import ray
@@ -101,7 +115,8 @@ def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callabl
         if p is not None:
             figures |= (frames if isinstance(p, frames.Portrait) else latents).draw(p)
         if figures:
-            pictures.write(folder.path, figures, step=len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])))
+            complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+            pictures.write(folder.path, figures, step=len(complete))
 
 
 def _generated(folder: RunFolder, study: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def search(*argv, space="vq", sessions="good.npz"):
     (["--gpus-per-trial", "0.5", "--workers-per-trial", "2"], ["gpus=0.5", "workers=2", "--workers-per-trial 1"]),
     (["--device", "cpu", "--gpus-per-trial", "1"], ["device=cpu", "gpus=1.0", "drop one"]),
     (["--set", "training.shard=1"], ["training.shard=1", "model.family=vqvae", "use training.shard=0"]),
+    (["--split", "animals"], ["sessions.split=animals", "model.family=vqvae", "raycal apply --adapt"]),
     (["--more", "3"], ["--more", "--resume DIR"]), (["--trails", "3"], ["--trails", "did you mean '--trials'"]),
     (["--set", "search.warm_start=folder"], ["folder: no run there", "give the folder of a run"]),
     (["--storage", "nowhere/runs"], ["--storage nowhere/runs", "s3://bucket/folder"])])
@@ -49,6 +50,10 @@ def test_a_setting_that_cannot_be(argv, words, refused):
     (["--set", "vae.reconstruction=poisson"], ["vae.reconstruction=poisson", "sessions.normalize=zscore", "=none"]),
     (["--set", "vae.pooling=sum"], ["vae.pooling='sum'", "factors, mean, attention, identity"]),
     (["--set", "vae.masking=1"], ["vae.masking=1", "from 0.0 to 0.9"]),
+    (["--split", "animals"], ["holding out simulated-1 leaves no session to train on", "--sessions"]),
+    (["--set", "sessions.held_out=[simulated]"], ["no session 'simulated'", "did you mean 'simulated-1'"]),
+    (["--split", "animals", "--set", "sessions.mode=first_only"], ["sessions.split=animals", "first_only", "separate"]),
+    (["--split", "animal"], ["sessions.split='animal'", "did you mean 'animals'"]),
     (["--objective", "bits_per_second"], ["'bits_per_second'", "no such yardstick", "cosmoothing_r2"])])
 def test_a_setting_that_a_vae_cannot_have(argv, words, refused):
     refused(search(*argv, space="vae"), *words)
