@@ -40,6 +40,9 @@ def check(config: Config) -> None:
         _check_vae(config)
     if config.model.family == "diffusion":
         _check_diffusion(config)
+    elif t.shard:
+        raise UserError(f"training.shard=1 with model.family={config.model.family}: quantizers and identities are not "
+                        "spread over workers; use training.shard=0, the workers then average gradients")
     elif config.diffusion.first_stage:
         raise UserError(f"--first-stage {config.diffusion.first_stage} with model.family={config.model.family}: only "
                         "a generative model works in the latents of another; use --space diffusion, or leave it out")

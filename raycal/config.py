@@ -162,6 +162,7 @@ class Training:
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting("float32", choices=("float32", "bf16", "fp16"))
     workers: int = setting(1, low=1, high=1024)  # Ray Train workers a trial
+    shard: int = setting(0, choices=(0, 1))  # spread weights, gradients and moments over them; generative models only
     gpus: float = setting(0.0, low=0.0)  # GPUs a worker
     epoch_limit: float = setting(1800.0, low=1.0)  # s; an epoch over it ends the trial
     save_every: float = setting(10.0, low=0.0)  # s between checkpoints of a running trial
