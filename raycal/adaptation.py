@@ -1,21 +1,24 @@
-"""A trained model brought to neurons that it has never seen: a read-in and a read-out are fitted, all else is held.
+"""A trained model brought to neurons that it has never seen: what is a neuron's own is fitted, all else is held.
 
     other = raycal.load("runs/grvq-1/best").adapt(session)
     codes = other.codes(session)
 
-The new session is split, scaled and cut into windows as the model's own were. Its train blocks fit the two layers, its
-validation blocks choose the epoch. Encoder, codebooks, decoder and behaviour head keep every bit, so that a code means
-to the rest of the model what it meant before.
+The new session is split, scaled and cut into windows as the model's own were. Of a model with codes its train blocks fit a
+read-in and a read-out, its validation blocks choose the epoch. Encoder, codebooks, decoder and behaviour head keep every
+bit, so that a code means to the rest of the model what it meant before. Of a VAE `embed` fits the identities, which
+decide all that is a neuron's own: how it is pooled, its loading, gain and bias.
 """
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raycal.config import Config
 from raycal.errors import UserError, nearest
 from raycal.models.layers import PerSession
+from raycal.models.neurons import Identities
 from raycal.sessions.behavior import having, observed, source_names
 from raycal.sessions.prepare import Dataset, prepare
 from raycal.sessions.select import BY_BEHAVIOR
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 EPOCHS, PATIENCE = 20, 5  # epochs at most, and without a better validation NMSE
 SETTABLE = tuple(f"sessions.{name}" for name in ("rate", "nan", "split", "rounds", "gap", "select", "neurons"))
+# a few small steps: an identity is many numbers for the few frames of a neuron, and factor analysis is near
+EMBEDDING = {"training.epochs": 5, "training.patience": 0, "search.objective": "cosmoothing_r2", "optimizer.lr": 3e-4,
+             "vae.masking": 0.4, "kl.schedule": "constant", "kl.weight": 1.0, "kl.free_bits": 0.0}
 # two layers need no workers and no mixed precision; NMSE is what read-in and read-out are for
 FIXED = {"search.objective": "nmse", "training.patience": PATIENCE, "training.workers": 1, "training.gpus": 0.0,
          "training.precision": "float32"}
@@ -90,8 +96,42 @@ def fit(trained: Trained, config: Config, dataset: Dataset,
                                                          "sessions": list(trained.sessions)}}
 
 
+def embed(trained: Trained, dataset: Dataset, epochs: int = EMBEDDING["training.epochs"]) -> nn.Module:
+    """Return the model of a VAE for another session, whose identities are fitted on its train blocks alone.
+
+    A neuron whose label was in the training begins with the identity it has there, others with factor analysis of the
+    session, turned to the axes of the former. Every epoch counts, and the last one's weights are taken, so that the
+    dataset needs no validation part.
+    """
+    from raycal import models
+    from raycal.training.start_vae import factors, identify
+
+    config = trained.config.replace({**FIXED, **EMBEDDING, "training.epochs": max(1, epochs)})
+    final: dict[str, Any] = {}
+    n, known = factors(config, [len(s["kept"]) for s in trained.data["sessions"]]), _known(trained)
+    start, shared = functools.partial(identify, n=n, known=known), shared_weights(trained.model)
+    model = models.build(config, dataset.n_neurons, len(dataset.behavior_names), dataset.neurons)
+    model.load_state_dict(shared, strict=False)
+    start(model, dataset, config)
+    for _ in train(config, dataset, held=shared, until=epochs, start=start, save=final.update) if epochs else ():
+        pass
+    if final.get("best", {}).get("epoch"):  # else there was none, or its loss was not finite
+        model.load_state_dict(final["best"]["model"])
+    return model.eval()
+
+
+def _known(trained: Trained) -> dict[str, torch.Tensor]:
+    """Return the identity (E,) of every neuron with a label that the model was trained on."""
+    identities, found = trained.model.identities, {}
+    for session, entry in enumerate(trained.data["sessions"]):
+        for label, row in zip(entry["neurons"], identities(session).detach().cpu(), strict=True):
+            if label:
+                found.setdefault(label, row)
+    return found
+
+
 def shared_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights and codebooks that no session has to itself, by name."""
-    own = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, PerSession))
-    own += tuple(f"quantizer.{name}" for name in model.quantizer.per_session)
+    own = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, (PerSession, Identities)))
+    own += tuple(f"quantizer.{name}" for name in (model.quantizer.per_session if hasattr(model, "quantizer") else ()))
     return {name: value for name, value in model.state_dict().items() if not name.startswith(own)}

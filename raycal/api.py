@@ -41,7 +41,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
     """Train one configuration in this process, without Ray; return the trained model (raycal.inference.Trained).
 
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
-    written to out/model.pt when out is given, pictures of its codes to out/figures/ and what these cost to
+    written to out/model.pt when out is given, pictures of it to out/figures/, and what its codes cost to
     out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json or
     out/generators.json. on_epoch hears every raycal.training.loop.Epoch.
     """
@@ -72,13 +72,13 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         checkpoint.save(folder / "model.pt", checkpoint.export(final))
         trained = inference.load(folder)
         if out:
-            _describe(trained, dataset, folder)
+            _describe(trained, dataset, folder, final["best"]["epoch"])
         return trained
 
 
-def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
-    """Write what the codes of the validation part cost and their pictures; of a model without codes, how classical
-    models do on the same blocks."""
+def _describe(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> None:
+    """Write pictures of a model of that epoch, and what its codes cost on the validation part; of one without codes,
+    how classical models do there."""
     import json
 
     from raycal.models import family
@@ -96,13 +96,18 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path) -> None:
         pictures.write(folder, latents.draw(portrait))
     elif gives == "latents":
         from raycal.metrics.cosmoothing import baselines, best_sizes
+        from raycal.report import frames, pictures
 
-        latents = config.vae.latents + config.vae.window_latents
-        write("cosmoothing.json", baselines(dataset, latents, sizes=best_sizes(dataset)))
+        n_latents = config.vae.latents + config.vae.window_latents
+        write("cosmoothing.json", baselines(dataset, n_latents, sizes=best_sizes(dataset)))
+        pictures.write(folder, frames.draw(frames.portrait(trained, dataset, epoch)))
     else:
         from raycal.metrics.real_windows import baselines as generators
 
+        from raycal.report import generated, pictures
+
         write("generators.json", generators(dataset, config.windows.length))
+        pictures.write(folder, generated.draw(trained.arrays["generated"]))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

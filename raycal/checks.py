@@ -38,6 +38,9 @@ def check(config: Config) -> None:
         _check_vae(config)
     if config.model.family == "diffusion":
         _check_diffusion(config)
+    elif config.diffusion.first_stage:
+        raise UserError(f"--first-stage {config.diffusion.first_stage} with model.family={config.model.family}: only "
+                        "a generative model works in the latents of another; use --space diffusion, or leave it out")
 
 
 def check_conditions(config: Config, behaviors: Sequence, still: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -107,6 +110,7 @@ def _check_vae(config: Config) -> None:
 
 
 def _check_diffusion(config: Config) -> None:
+    """Refuse what no generative model can have."""
     d, model = config.diffusion, config.model
     if model.linear:
         raise UserError("model.linear=1 with model.family=diffusion: the linear path is the VQ-VAE's; use "
@@ -117,6 +121,9 @@ def _check_diffusion(config: Config) -> None:
     if config.sessions.normalize == "none":
         raise UserError("sessions.normalize=none with model.family=diffusion: noise has a variance of 1, and traces "
                         "have to match it; use sessions.normalize=zscore")
+    if config.training.precision == "bf16" and config.training.device == "cpu":
+        raise UserError("training.precision=bf16 with training.device=cpu: mixed precision is for a GPU; use "
+                        "training.precision=float32, or leave training.device out")
     if d.core == "dit" and not d.heads:
         raise UserError("diffusion.heads=0 with diffusion.core=dit: a transformer is attention; use 1 or more, or "
                         "diffusion.core=unet")

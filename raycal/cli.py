@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from typing import Any
 
@@ -14,7 +15,7 @@ from raycal.errors import UserError, nearest
 from raycal.flags import parser, whole
 
 VERBS = ("search", "plan", "train", "confirm", "test", "reproduce", "report", "export", "compare", "traverse", "apply",
-         "sessions", "doctor", "cluster")
+         "generate", "sessions", "doctor", "cluster")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,8 +30,9 @@ def _main(argv: list[str] | None) -> int:
     try:
         if verb is None and argv and not argv[0].startswith("-"):
             raise UserError(f"unknown verb {argv[0]!r}{nearest(argv[0], VERBS)} (verbs: {', '.join(VERBS)})")
-        return {None: _search, "search": _search, "plan": _plan, "train": _train, "apply": _apply, "doctor": _doctor,
-                "sessions": cli_sessions.main, "cluster": cli_cluster.main, **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
+        return {None: _search, "search": _search, "plan": _plan, "train": _train, "apply": _apply,
+                "generate": _generate, "doctor": _doctor, "sessions": cli_sessions.main, "cluster": cli_cluster.main,
+                **cli_runs.VERBS, **cli_report.VERBS}[verb](argv)
     except UserError as e:
         print(f"raycal: {e}", file=sys.stderr)
         return 2
@@ -86,6 +88,18 @@ def apply_parser() -> argparse.ArgumentParser:
     return p
 
 
+def generate_parser() -> argparse.ArgumentParser:
+    p = parser("raycal generate", "Draw new windows from a trained generative model.")
+    p.add_argument("model", metavar="RUN", help="folder of a run or of a trained model, or its .pt file")
+    p.add_argument("--windows", type=whole, default=1000, metavar="N", help="how many (default 1000)")
+    p.add_argument("--behaviour", metavar="FILE", help="a recording whose behaviour they are drawn for")
+    p.add_argument("--session", metavar="ID", help="which of the model's recordings (default: the first)")
+    p.add_argument("--out", metavar="FILE", help="the .npz (default RUN/generated.npz); figures/ is made beside it")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed draws the same windows (default 0)")
+    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
+    return p
+
+
 def doctor_parser() -> argparse.ArgumentParser:
     p = parser("raycal doctor", "Check this machine before a long search; ends with 1 when something stands in the way.")
     p.add_argument("--out", default="runs", metavar="DIR", help="where runs go (runs)")
@@ -98,6 +112,8 @@ def _common(p: argparse.ArgumentParser) -> None:
     p.add_argument("--space", metavar="NAME|FILE.py", help="what is searched (--list-spaces)")
     p.add_argument("--sessions", nargs="+", default=[], metavar="PATH",
                    help="recordings: files, globs, allen:ID; none: simulated ones")
+    p.add_argument("--first-stage", nargs="+", default=[], metavar="RUN",
+                   help="VQ-VAEs or VAEs on the same data: --space diffusion generates the latents of one of them")
     p.add_argument("--epochs", metavar="E", help="length of a full training")
     p.add_argument("--out", metavar="DIR", help="the run's folder (default runs/SPACE-DATE-N)")
     p.add_argument("--seed", metavar="S", help="seed of everything random (default 0)")
@@ -160,6 +176,10 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
     given = {setting: getattr(args, flag) for flag, setting in SHORT.items() if getattr(args, flag, None) is not None}
     given = {k: parse_set(f"{k}={v}")[1] for k, v in given.items()}
     given = {**(run.get("held") or {}), **given, **dict(parse_set(s) for s in args.sets)}
+    if args.first_stage:  # of several the first is the default's, and the search takes its choice
+        found = [os.path.abspath(run) for run in args.first_stage]
+        given |= {"diffusion.first_stages": found} | ({"diffusion.first_stage": found[0]} if len(found) == 1 else {})
+        from_file["diffusion.first_stage"] = found[0]
     name = args.space or space_of(run.get("space"), getattr(args, "resume", None))
     if not name:
         from raycal.search import space as spaces
@@ -205,6 +225,15 @@ def _apply(argv: list[str]) -> int:
     done = application.run(args.model, args.sessions, args.out, adapt=args.adapt, epochs=args.epochs,
                            format=args.format, device=args.device, settings=dict(parse_set(s) for s in args.sets))
     print(done.closing())
+    return 0
+
+
+def _generate(argv: list[str]) -> int:
+    from raycal import generation
+
+    args = generate_parser().parse_args(argv)
+    generation.run(args.model, args.windows, behavior=args.behaviour, out=args.out, session=args.session,
+                   seed=args.seed, device=args.device)
     return 0
 
 

@@ -134,6 +134,10 @@ class Diffusion:
     guidance: float = setting(1.0, low=0.0, high=20.0)  # by behaviour: 0 ignores it, 1 follows, more exaggerates
     sampler: str = setting("midpoint", choices=("euler", "midpoint", "heun", "ddim"))
     evaluations: int = setting(16, low=1, high=1000)  # of the network for each window that is drawn
+    checkpointing: int = setting(0, choices=(0, 1))  # activations are computed twice and not kept: memory for time
+    compiled: int = setting(0, choices=(0, 1))  # torch.compile over the network in time; its first steps take long
+    first_stage: str = setting("")  # folder of a trained VQ-VAE or VAE, whose latents are generated; "": traces
+    first_stages: tuple[str, ...] = setting(())  # of which a search takes one, such as VAEs of several KL weights
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from raycal.config import Config
 from raycal.errors import UserError
-from raycal.overlap import Window, batches, cover, shares
+from raycal.overlap import Window, blended, cover, told
 from raycal.seen import Seen, in_own_unit
 from raycal.sessions.resample import restored
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from raycal.application import Applied
     from raycal.sessions.session import Session
-
-BATCH = 256  # windows at a time
 
 
 def load(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Trained:
@@ -60,7 +58,7 @@ def restored_model(state: dict[str, Any], device: str | torch.device = "cpu") ->
 
     config, data = Config().replace(state["config"]), state["data"]
     model = models.build(config, [len(s["kept"]) for s in data["sessions"]], len(data["behavior_names"]),
-                         [s["neurons"] for s in data["sessions"]])
+                         [s["neurons"] for s in data["sessions"]], data.get("first_stage"))
     model.load_state_dict(state["model"])
     return Trained(config, model.to(device).eval(), data, state["metrics"], state["fingerprint"], state["versions"],
                    state.get("arrays", {}))
@@ -80,7 +78,8 @@ class Trained:
 
     def __str__(self) -> str:
         described = ", ".join(f"{s['id']} ({s['n_neurons']} neurons)" for s in self.data["sessions"])
-        shown = [k for k in ("val/generation", "val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2") if k in self.metrics]
+        known = ("val/generation", "val/cosmoothing_r2", "val/nmse", "val/r", "val/behavior_r2")
+        shown = [k for k in known if k in self.metrics]
         scores = "  ".join(f"{k.removeprefix('val/')} {self.metrics[k]:.4g}" for k in shown)
         return f"{self.config.model.family} of {described}\non validation: {scores}"
 
@@ -94,9 +93,10 @@ class Trained:
         return tuple(self.data["behavior_names"])
 
     def latent_name(self, latent: int) -> str:
-        """Return what a column of `latents` is called: those of whole windows stand after those of frames."""
-        of_frames = self.config.vae.latents
-        return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
+        """Return what a column of `latents` is called."""
+        from raycal.models import latent_name
+
+        return latent_name(self.config, latent)
 
     def encode(self, session: Session) -> list[np.ndarray]:
         """Return the latents before quantization, (S, D) float32 for each segment; without codes, S are its frames.
@@ -106,8 +106,8 @@ class Trained:
         self.check_says()
         seen = self._seen(session)
         kept: list[list[np.ndarray]] = [[] for _ in session.segments]
-        for segment, latents in self._latents(seen):
-            kept[seen.origin(segment)].append(latents)
+        for segment, values in self._latents(seen):
+            kept[seen.origin(segment)].append(values)
         nothing = next(k[0][:0] for k in kept if k)
         return [np.concatenate([nothing, *k]) for k in kept]
 
@@ -184,6 +184,20 @@ class Trained:
         out = self._filled(seen, len(self.behavior_names), lambda part: self.model([part])[0][0].behavior.mT)
         return out * seen.entry["behavior_spread"].numpy() + seen.entry["behavior_center"].numpy()
 
+    def generate(self, n: int, session: str | None = None, behavior: Session | None = None,
+                 seed: int = 0) -> np.ndarray:
+        """Return n new windows (n, N, L) float32 of one of `sessions` (the first), in its own unit.
+
+        behavior: a recording whose behaviour they are drawn for; None: any. The same seed gives the same windows. Raise
+        UserError of a family that draws none (raycal.generation).
+        """
+        from raycal import generation
+
+        generation.check(self)
+        entry = generation.entry_of(self, session or self.sessions[0])
+        given = None if behavior is None else generation.behavior_windows(self, entry, behavior, n)
+        return generation.own_unit(generation.drawn(self, entry, n, given, seed), entry)
+
     def apply(self, session: Session) -> Applied:
         """Return everything the model says of a session, and how well it holds there (raycal.application)."""
         from raycal.application import apply
@@ -209,8 +223,8 @@ class Trained:
         from raycal.models import family
 
         if family(self.config).gives == "windows":
-            raise UserError(f"a {self.config.model.family} model draws new windows and says nothing of given ones; apply "
-                            "a model of --space grvq or --space vae")
+            raise UserError(f"a {self.config.model.family} model draws new windows and says nothing of given ones: "
+                            "raycal generate; apply a model of another space")
 
     def _check_coded(self) -> None:
         self.check_says()
@@ -219,7 +233,8 @@ class Trained:
                             "what latents(session) returns")
 
     def check_latents(self) -> None:
-        """Raise UserError of a family that writes codes."""
+        """Raise UserError of a family that has no latents of frames."""
+        self.check_says()
         if self.coded:
             raise UserError(f"a {self.config.model.family} has latents of code steps, not of frames; they are what "
                             "encode(session) returns, and code_frames(session) says where each begins")
@@ -227,25 +242,17 @@ class Trained:
     def _latents(self, seen: Seen) -> Iterator[tuple[int, np.ndarray]]:
         """Yield segments of the session as the model sees it and the latents of each, or of consecutive parts."""
         if self.coded:
-            for window, latents in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
-                yield window.segment, latents[self._first_code(window):]
+            for window, values in self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid)):
+                yield window.segment, values[self._first_code(window):]
             return
         whole = self._blended(seen)
         for segment, (start, stop) in enumerate(seen.session.segments):
             yield segment, whole[start:stop]
 
     def _blended(self, seen: Seen) -> np.ndarray:
-        """Return the latents (T, D) of the frames that the model sees; windows overlap by half and share each frame."""
-        segments, length = seen.session.segments, self.config.windows.length
-        windows, out = cover(segments, length, (length + 1) // 2), None
-        found = self._windows(seen, lambda p: self.model.encode(p.traces, p.session, p.valid), windows)
-        for share, (window, latents) in zip(shares(windows, segments), found):
-            if out is None:
-                out = np.full((seen.session.n_frames, latents.shape[1]), np.nan, np.float32)
-                for start, stop in segments:
-                    out[start:stop] = 0.0
-            out[window.start:window.start + window.length] += share[:, None] * latents
-        return out
+        """Return the latents (T, D) of the frames that the model sees."""
+        return blended(self.model, self.index(seen.entry), *seen.normalized(), seen.session.segments,
+                       self.config.windows.length)
 
     def _filled(self, seen: Seen, n_columns: int, function: Callable) -> np.ndarray:
         """Return function's values (T, n_columns) at the frames that were recorded, NaN outside segments."""
@@ -257,24 +264,10 @@ class Trained:
     def _seen(self, session: Session) -> Seen:
         return Seen.of(session, self.entry(session))
 
-    def _windows(self, seen: Seen, function: Callable,
-                 windows: Sequence[Window] | None = None) -> Iterator[tuple[Window, np.ndarray]]:
-        """Yield every window in time with its row of function(Part); None: windows that cover every frame once."""
-        import torch
-
-        from raycal.sessions.windows import Part
-
-        windows = cover(seen.session.segments, self.config.windows.length) if windows is None else windows
-        index, device = self.index(seen.entry), next(self.model.parameters()).device
-        traces, valid = seen.normalized()
-        for group in batches(windows, BATCH):
-            cut = [slice(w.start, w.start + w.length) for w in group]
-            part = Part(index, torch.from_numpy(np.stack([traces[c].T for c in cut])).to(device),
-                        torch.empty(len(cut), 0, group[0].length, device=device),
-                        None if valid is None else torch.from_numpy(np.stack([valid[c].T for c in cut])).to(device))
-            with torch.inference_mode():
-                values = function(part).cpu().numpy()
-            yield from zip(group, values)
+    def _windows(self, seen: Seen, function: Callable) -> Iterator[tuple[Window, np.ndarray]]:
+        """Yield windows that cover every frame once, in time, each with its row of function(Part)."""
+        windows = cover(seen.session.segments, self.config.windows.length)
+        return told(function, self.index(seen.entry), *seen.normalized(), windows, next(self.model.parameters()).device)
 
     def _first_code(self, window: Window) -> int:
         """Return the first code of a window that stands for some frame not covered before."""

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from raycal.sessions.split import Run
 
+BATCH = 256  # windows at a time
 
 class Window(NamedTuple):
     segment: int
@@ -53,6 +54,38 @@ def _to_border(window: Window, segment: Run) -> np.ndarray:
     whole = np.full(window.length, float(window.length))
     return np.minimum(rising if window.start > segment[0] else whole,
                       rising[::-1] if window.start + window.length < segment[1] else whole)
+
+
+def told(function: Callable, session: int, traces: np.ndarray, valid: np.ndarray | None, windows: Sequence[Window],
+         device: Any = "cpu") -> Iterator[tuple[Window, np.ndarray]]:
+    """Yield every window with its row of function(Part), of traces (T, N) in the unit of training; valid: as in Part."""
+    import torch
+
+    from raycal.sessions.windows import Part
+
+    for group in batches(windows, BATCH):
+        cut = [slice(w.start, w.start + w.length) for w in group]
+        part = Part(session, torch.from_numpy(np.stack([traces[c].T for c in cut])).to(device),
+                    torch.empty(len(cut), 0, group[0].length, device=device),
+                    None if valid is None else torch.from_numpy(np.stack([valid[c].T for c in cut])).to(device))
+        with torch.inference_mode():
+            values = function(part).cpu().numpy()
+        yield from zip(group, values)
+
+
+def blended(model: Any, session: int, traces: np.ndarray, valid: np.ndarray | None, segments: Sequence[Run],
+            length: int) -> np.ndarray:
+    """Return a model's latents (T, D) of every frame of the segments, NaN outside; windows overlap by half."""
+    windows, out = cover(segments, length, (length + 1) // 2), np.full((len(traces), 0), np.nan, np.float32)
+    found = told(lambda p: model.encode(p.traces, p.session, p.valid).float(), session, traces, valid, windows,
+                 next(model.parameters()).device)
+    for share, (window, values) in zip(shares(windows, segments), found):
+        if not out.shape[1]:
+            out = np.full((len(traces), values.shape[1]), np.nan, np.float32)
+            for start, stop in segments:
+                out[start:stop] = 0.0
+        out[window.start:window.start + window.length] += share[:, None] * values
+    return out
 
 
 def batches(windows: Sequence[Window], most: int) -> Iterator[list[Window]]:

@@ -63,19 +63,21 @@ def traverse(trained: Trained, most: int = MOST) -> Traversal:
 
 def _measured(trained: Trained) -> tuple[np.ndarray, ...]:
     """Return mean, sd and KL (D,) of the latents, and those that are active."""
+    from raycal.models import family
     from raycal.training.measure_latents import ACTIVE
 
-    family, measured = trained.config.model.family, trained.arrays.get("latents")
-    if trained.coded:
-        raise UserError(f"a {family} has codes, no latents to go along; give a run of --space vae")
+    name, measured = trained.config.model.family, trained.arrays.get("latents")
+    if (gives := family(trained.config).gives) != "latents":
+        raise UserError(f"a {name} gives {gives}, no latents to go along; give a run of --space vae")
     if not measured:
         raise UserError("an older raycal wrote this model, without the mean and sd of its latents; train again")
     mean, sd, moved, kl = (np.asarray(x) for x in (*(measured[k] for k in ("mean", "sd", "moved")),
                                                    trained.arrays["kl"]))
     active = np.flatnonzero(moved > ACTIVE)
     if not len(active):
-        raise UserError(f"no latent of this model moves (the largest KL divergence is {kl.max():.2g} nats a frame): its "
-                        "posterior collapsed; train with a lower kl.weight, a longer kl.warmup, or kl.free_bits above 0")
+        raise UserError(f"no latent of this model moves (the largest KL divergence is {kl.max():.2g} nats a frame): "
+                        "its posterior collapsed; train with a lower kl.weight, a longer kl.warmup, or kl.free_bits "
+                        "above 0")
     return mean, sd, kl, active
 
 

@@ -14,6 +14,8 @@ BASE = Config().replace({"model.family": "diffusion", "search.objective": "gener
 def propose(trial, base):
     network(trial)
     noise(trial)
+    if len(base.diffusion.first_stages) > 1:
+        trial.suggest_categorical("diffusion.first_stage", list(base.diffusion.first_stages))
     trial.suggest_float("diffusion.guidance_dropout", 0.0, 0.9)
     trial.suggest_categorical("diffusion.sampler", ["midpoint", "heun", "euler", "ddim"])
     trial.suggest_int("diffusion.evaluations", 4, 64, log=True)
@@ -28,7 +30,7 @@ def network(trial):
     if trial.suggest_categorical("diffusion.core", ["unet", "dit"]) == "unet":
         trial.suggest_categorical("diffusion.heads", [4, 2, 0])
     trial.suggest_int("diffusion.depth", 1, 3)
-    trial.suggest_categorical("model.width", [16, 32, 64, 96])
+    trial.suggest_categorical("model.width", [16, 32, 64])
     trial.suggest_categorical("model.downsample", [1, 2, 4])
     trial.suggest_float("model.dropout", 0.0, 0.4)
     trial.suggest_categorical("diffusion.base", [1, 0])

@@ -14,7 +14,7 @@ from raycal.search.folder import RunFolder
 
 FLAGS = """--space --sessions --trials --epochs --out --seed --objective --sampler --pruner --workers-per-trial
 --gpus-per-trial --max-concurrent --max-minutes --address --storage --config --set --print-config --list-spaces
---resume --more --allow-space-change --device --confirm-top --confirm-seeds --no-confirm --dry-run -v -q -h --help"""
+--first-stage --resume --more --allow-space-change --device --confirm-top --confirm-seeds --no-confirm --dry-run -v -q -h --help"""
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_bad_input_ends_with_status_2_and_says_what_to_do(argv, words, capsys, s
 def test_spaces_are_listed_with_their_purpose(capsys):
     assert cli.main(["--list-spaces"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["grvq", "quantizers", "transform", "vae", "vq"]
-    assert all("VAE" in line for line in lines)
+    assert [line.split()[0] for line in lines] == ["diffusion", "grvq", "quantizers", "transform", "vae", "vq"]
+    assert "new windows" in lines[0] and all("VAE" in line for line in lines[1:])
 
 
 @pytest.mark.parametrize("space", ["grvq", "quantizers", "transform", "vq"])

@@ -22,9 +22,11 @@ COMMANDS = [line.split("  #")[0].strip() for block in re.findall(r"```bash\n(.*?
 WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 
-PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser, "traverse": cli_report.traverse_parser,
-           "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser, "reproduce": cli_runs.reproduce_parser,
+PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser,
+           "traverse": cli_report.traverse_parser, "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser,
+           "reproduce": cli_runs.reproduce_parser,
            "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser,
+           "generate": cli.generate_parser,
            "cluster": cli_cluster.cluster_parser}
 
 
@@ -112,7 +114,8 @@ def _spaces():
 def test_every_other_command_is_known():
     others = [c for c in COMMANDS if not re.match(r"(python run_search\.py|raycal) ", c)]
     known = (r'pip install -c (constraints\.txt) -e "\.\[([a-z,]+)\]" && (python run_search\.py --space grvq|pytest)',
-             r"tensorboard --logdir runs/grvq-20260101-1", r"ray (up|down -y) (cluster/gpu\.yaml)( && ray submit .*)?",
+             r"tensorboard --logdir (s3://bucket/)?runs/grvq-20260101-1",
+             r"ray (up|down -y) (cluster/gpu\.yaml)( && ray submit .*)?",
              r"pip install optuna-dashboard && optuna-dashboard runs/grvq-20260101-1/study\.journal")
     assert others and all(any(re.fullmatch(k, c) for k in known) for c in others), others
     text = (ROOT / "pyproject.toml").read_text()

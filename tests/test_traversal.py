@@ -61,7 +61,8 @@ def test_the_command_leaves_pictures_and_arrays_and_says_where(vae, tmp_path, ca
     shutil.copytree(vae[0], tmp_path / "run" / "best")
     assert cli.main(["traverse", str(tmp_path / "run"), "--latents", "2"]) == 0
     said, folder = capsys.readouterr().out, tmp_path / "run" / "figures"
-    assert f"arrays       {folder}/traverse.npz" in said and said.splitlines()[-1].startswith("next         tensorboard")
+    assert f"arrays       {folder}/traverse.npz" in said
+    assert said.splitlines()[-1] == f"next         tensorboard --logdir {folder}"
     with np.load(folder / "traverse.npz") as f:
         names, found = f["names"].tolist(), {k: f[k].shape for k in f}
         assert np.array_equal(f["values"], VALUES) and f["sessions"].tolist() == ["s12", "s9"]
@@ -77,7 +78,7 @@ def test_a_collapsed_posterior_is_said(trained):
 def test_models_without_latents_are_refused(trained):
     with pytest.raises(UserError, match="older raycal wrote this model"):
         traverse(dataclasses.replace(trained, arrays={}))
-    with pytest.raises(UserError, match="a vqvae has codes, no latents to go along; give a run of --space vae"):
+    with pytest.raises(UserError, match="a vqvae gives codes, no latents to go along; give a run of --space vae"):
         traverse(dataclasses.replace(trained, config=Config()))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raycal.errors import UserError, nearest
 from raycal.models import quantizers
@@ -48,10 +48,13 @@ FAMILIES = {
 
 
 def build(config: Config, n_neurons: Sequence[int], n_behaviors: int,
-          neurons: Sequence[Sequence[str]] | None = None) -> nn.Module:
-    """Return a new model of the configured family for sessions of these neuron counts; neurons: their labels."""
+          neurons: Sequence[Sequence[str]] | None = None, first: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return a new model of the configured family for sessions of these neuron counts; neurons: their labels.
+
+    first: describes the model in whose latents it works (models.latentflow), None: in none.
+    """
     module = importlib.import_module(family(config).module)
-    return module.build(config, n_neurons, n_behaviors, neurons)
+    return module.build(config, n_neurons, n_behaviors, neurons, *([first] if first else []))
 
 
 def family(config: Config) -> Family:
@@ -75,6 +78,12 @@ def _objective(name: str, family: str) -> tuple[str, str]:
               "weights would win, not good models" if "loss" in name or name.startswith("train/")
               else f"no such yardstick{nearest(name, known)}")
     raise UserError(f"search.objective={name!r}: {reason}\nuse one of {', '.join(known)}")
+
+
+def latent_name(config: Config, latent: int) -> str:
+    """Return what a column of a VAE's latents is called: those of whole windows stand after those of frames."""
+    of_frames = config.vae.latents
+    return f"latent {latent}" if latent < of_frames else f"window latent {latent - of_frames}"
 
 
 def bits_per_second(config: Config, rate: float) -> float:

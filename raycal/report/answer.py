@@ -6,67 +6,23 @@ seeds, a test opened the sealed blocks. What was not done says the command that 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from raycal.metrics.intervals import paired_difference
-from raycal.report.confirmed import hidden_neurons
+from raycal.report.classical import GENERATION, HIDDEN, NOTHING, Estimate, Row, classical, short
+from raycal.report.confirmed import against, hidden_neurons
 from raycal.report.record import LABELS, Run, metric_of, number
-
-CODES = ("transform code", "residual k-means", "grouped residual k-means", "k-means")
-NMSE, RATE, GENERATION = "val/nmse", "val/bits_per_second", "val/generation"
-
-
-class Estimate(NamedTuple):
-    """A figure and its 95 % interval over seeds; low and high are NaN where there is no interval."""
-
-    mean: float
-    low: float = math.nan
-    high: float = math.nan
-
-    def __str__(self) -> str:
-        if math.isnan(self.mean):
-            return "-"
-        return short(self.mean) + ("" if math.isnan(self.low) else f" [{short(self.low)}, {short(self.high)}]")
-
-
-class Row(NamedTuple):
-    """One competitor: what it reached in the search, confirmed and tested."""
-
-    name: str
-    searched: Estimate
-    confirmed: Estimate
-    tested: Estimate
-    classical: bool = False
-
-
-class Code(NamedTuple):
-    """A classical code at one rate (bits/s)."""
-
-    name: str
-    rate: float  # NaN: unquantized
-    nmse: float
-
-
-NOTHING = Estimate(math.nan)
-
-
-def short(value: float | None) -> str:
-    """Return a figure with four digits."""
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def rows(run: Run) -> list[Row]:
-    """Return winner, default and what is classical: codes at the winner's rate for NMSE, generators for generation."""
+    """Return winner, default and what is classical (raycal.report.classical)."""
     if run.winner is None:
         return []
     found = [_trial(run, f"winner, trial {run.winner.number}", run.winner)]
     if run.winner.number != 0:
         found.append(_trial(run, "default, trial 0", run.default))
-    return found + _classical(run)
+    return found + classical(run)
 
 
 def _trial(run: Run, name: str, trial: Any) -> Row:
@@ -81,54 +37,6 @@ def tested(run: Run, trial: Any) -> Mapping[str, Any] | None:
 
 def _estimate(figures: Mapping[str, Any] | None) -> Estimate:
     return NOTHING if not figures else Estimate(*(number(figures.get(key)) for key in ("mean", "low", "high")))
-
-
-def _classical(run: Run) -> list[Row]:
-    if run.metric == GENERATION:
-        return _generators(run)
-    if run.metric != NMSE:
-        return []
-    rate = metric_of(run.winner, RATE)
-    found = [c for c in (at_rate(run.summary.get("baselines", {}), name, rate) for name in CODES) if c]
-    found += [c for c in codes(run.summary.get("baselines", {})) if math.isnan(c.rate)]
-    again = (lambda c: Estimate(c.nmse)) if run.confirm else (lambda c: NOTHING)  # no seed moves them
-    return [Row(_shown(c), Estimate(c.nmse), again(c), Estimate(_tested_code(run, c)), True) for c in found]
-
-
-def _generators(run: Run) -> list[Row]:
-    """Return the classical generators; no seed of a training moves them."""
-    def score(figures: Mapping[str, Any]) -> Estimate:
-        return Estimate(number(figures.get("generation")))
-
-    return [Row(name, score(figures), score(figures) if run.confirm else NOTHING,
-                score(run.tested_generators.get(name, {})), True)
-            for name, figures in run.summary.get("generators", {}).items()]
-
-
-def _tested_code(run: Run, code: Code) -> float:
-    """Return what the same code reaches on the test blocks at the rate that the model takes there."""
-    if math.isnan(code.rate):
-        same = next((c for c in codes(run.tested_baselines) if c.name == code.name), None)
-    else:
-        rate = number(run.tested(run.winner).get(RATE.replace("val/", "test/"), {}).get("mean", code.rate))
-        same = at_rate(run.tested_baselines, code.name, rate)
-    return same.nmse if same else math.nan
-
-
-def _shown(code: Code) -> str:
-    return f"{code.name}, no rate limit" if math.isnan(code.rate) else f"{code.name}, {code.rate:.4g} bits/s"
-
-
-def codes(baselines: Mapping[str, Mapping[str, Any]]) -> list[Code]:
-    """Return the classical codes of summary.json, those without a rate among them."""
-    return [Code(re.sub(r" at \S+ bits/s$", "", name), number(f.get("asked")), number(f.get("nmse")))
-            for name, f in baselines.items()]
-
-
-def at_rate(baselines: Mapping[str, Mapping[str, Any]], name: str, rate: float) -> Code | None:
-    """Return the named code at the highest rate that takes no more bits than `rate`, None where none does."""
-    known = [c for c in codes(baselines) if c.name == name and c.rate <= rate * (1 + 1e-9)]
-    return max(known, key=lambda c: c.rate, default=None)
 
 
 def headline(run: Run) -> list[str]:
@@ -185,6 +93,8 @@ def _best_column(run: Run) -> tuple[str, str]:
 
 def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     """Return who wins, model or what is classical; figures of one column, codes at the winner's rate or less."""
+    if run.metric == HIDDEN:
+        return _against_models(run, found)
     column = _best_column(run)[0]
     known = [r for r in found if r.classical and "no rate limit" not in r.name]
     column = column if any(not math.isnan(getattr(r, column).mean) for r in known) else "searched"
@@ -201,6 +111,27 @@ def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     if lost:
         said.append(f"The model beats {_listed(lost)}.")
     return said
+
+
+def _against_models(run: Run, found: Sequence[Row]) -> list[str]:
+    """Return which models that predict hidden neurons the winner beats, by its interval over seeds where it has one.
+
+    On test blocks that is said with the opening.
+    """
+    column, where = _best_column(run)
+    known = [(r.name, getattr(r, column).mean) for r in found if r.classical]
+    model = getattr(found[0], column)
+    if column == "tested" or not known:
+        return []
+    if column == "searched":
+        words = {"is above": [v < model.mean for _, v in known], "is not above": [v >= model.mean for _, v in known]}
+    else:
+        verdicts = [against(model._asdict(), v) for _, v in known]
+        words = {word: [word == v for v in verdicts] for word in dict.fromkeys(verdicts)}
+    said = [f"{word} {_listed([f'{name} ({short(v)})' for (name, v), there in zip(known, where_so) if there])}"
+            for word, where_so in words.items() if any(where_so)]
+    return [f"Beside models that predict hidden neurons of the same blocks, fitted on train, it {', '.join(said)}; the "
+            "number is how many latents."]
 
 
 def _trust(run: Run) -> list[str]:
@@ -236,8 +167,9 @@ def others(run: Run) -> list[tuple[str, str, str]]:
         values = (short(metric_of(t, f"val/behavior_r2/{name}")) for t in pair)
         found.append((f"R2 of {name} (ridge on raw traces {short(number(ridge['r2']))}, "
                       f"shifted {short(number(ridge['null']))})", *values))
-    found += [(f"co-smoothing R2 of {name}, same blocks", short(number(r2)), "")
-              for name, r2 in run.summary.get("cosmoothing", {}).items()]
+    if run.metric != HIDDEN:
+        found += [(f"co-smoothing R2 of {name}, same blocks", short(number(r2)), "")
+                  for name, r2 in run.summary.get("cosmoothing", {}).items()]
     return [(*row, "") if len(row) == 2 else row for row in found]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from raycal.errors import UserError
 from raycal.metrics.intervals import Interval, paired_difference
-from raycal.report.answer import RATE, short, tested
+from raycal.report.answer import tested
+from raycal.report.classical import RATE, short
 from raycal.report.record import Run, metric_of, number
 
 

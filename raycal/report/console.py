@@ -144,7 +144,7 @@ def closing(summary: dict[str, Any]) -> str:
     lines += [f"run          {folder}"]
     if best is not None:
         lines += [f"best model   {folder}/best   (raycal.load)"]
-    pictures = f"   # pictures also in {folder}/figures" if best is not None and not {"cosmoothing", "generators"} & set(summary) else ""
+    pictures = f"   # pictures also in {folder}/figures" if best is not None else ""
     lines += [f"report       {folder}/report.html   (open it in a browser)",
               f"TensorBoard  tensorboard --logdir {folder}{pictures}",
               f"next         {_next(summary)}"]

@@ -182,7 +182,7 @@ def tidy(axis) -> None:
     axis.tick_params(colors=INK, labelsize=8)
 
 
-def draw_reconstruction(examples: Mapping[str, Any]):
+def draw_reconstruction(examples: Mapping[str, Any], made: str = "reconstructed", what: str = "validation windows"):
     """Return a matplotlib Figure of example windows (columns) of some neurons (rows) over their reconstruction.
 
     examples: "target" and "reconstruction" (w, n, L) in the unit the model was trained in, "labels" (n,),
@@ -201,13 +201,13 @@ def draw_reconstruction(examples: Mapping[str, Any]):
         for (row, column), axis in np.ndenumerate(axes):
             axis.plot(seconds, target[column, row], color=FAINT, linewidth=1.6, label="recorded")
             axis.plot(seconds, reconstruction[column, row], color=BEHAVIOR_COLORS[1], linewidth=1.2,
-                      label="reconstructed")
+                      label=made)
             tidy(axis)
             if column == 0:
                 axis.set_ylabel(examples["labels"][row] or f"neuron {examples['neurons'][row]}", fontsize=8, color=INK)
             if row == neurons - 1:
                 axis.set_xlabel("s", fontsize=8, color=INK)
-        figure.suptitle(f"{examples['session']}: validation windows", fontsize=10, color=INK, x=0.01, ha="left")
+        figure.suptitle(f"{examples['session']}: {what}", fontsize=10, color=INK, x=0.01, ha="left")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8,
                       frameon=False)
     return figure

@@ -98,7 +98,7 @@ def draw_latents(p: Portrait):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    columns = _columns(p)
+    columns = shown_behaviors(p)
     with rc_context({"text.parse_math": False}):
         width = 2.9 * max(len(columns), 1.3) + 0.9  # of one column the title is wider
         figure = Figure(figsize=(width, 6.4), dpi=110, layout="constrained", facecolor="white")
@@ -122,8 +122,8 @@ def draw_latents(p: Portrait):
     return figure
 
 
-def _columns(p: Portrait) -> list[tuple[str, np.ndarray]]:
-    """Return (name, values (n,)) of every column of points; behaviours that were never observed are left out."""
+def shown_behaviors(p: Any) -> list[tuple[str, np.ndarray]]:
+    """Return (name, values (n,)) of every column of a Portrait or Course; what was never observed is left out."""
     observed = ~np.isnan(p.behavior).all(axis=0)
     shown = [(name, p.behavior[:, k]) for k, name in enumerate(p.behavior_names) if observed[k]]
     columns = shown[:MAX_BEHAVIORS] or [("time (s)", p.seconds)]
@@ -148,8 +148,13 @@ def _scatter(axis, xy: np.ndarray, values: np.ndarray):
 
 def _name_sessions(axis, p: Portrait) -> None:
     for s, id in enumerate(p.sessions[:len(SESSION_COLORS)]):
-        axis.scatter([], [], s=14, color=SESSION_COLORS[s], label=id if len(id) <= 28 else f"{id[:25]}...")
+        axis.scatter([], [], s=14, color=SESSION_COLORS[s], label=short(id))
     axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.02))
+
+
+def short(id: str) -> str:
+    """Return an id of at most 28 characters: those of one lab differ at their ends."""
+    return id if len(id) <= 28 else f"{id[:8]}...{id[-17:]}"
 
 
 def _axis_names(p: Portrait) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from raycal.errors import UserError
-from raycal.report import sections
+from raycal.report import latent_sections, sections
 from raycal.report.record import Run
 from raycal.search.folder import write_atomically
 
@@ -23,13 +23,14 @@ class Section(NamedTuple):
     title: str
     lead: str
     content: Callable[[Run], Sequence[Any]]
+    gives: str = ""  # what a model gives that this is of, "codes" or "latents"; "": any
 
 
 SECTIONS = (
     Section("answer", "The answer", "", sections.answer),
     Section("anytime", "Best value against compute", "What more training time bought.", sections.anytime),
     Section("rate", "Rate and distortion", "Fewer bits and a smaller error are both better: down and to the left.",
-            sections.rate_distortion),
+            sections.rate_distortion, "codes"),
     Section("importance", "Importance of the parameters", "", sections.importance),
     Section("parallel", "Parallel coordinates", "Every line is a trial; below an axis pass those that have no such "
             "parameter.", sections.parallel),
@@ -38,14 +39,21 @@ SECTIONS = (
     Section("ranks", "Do early epochs tell?", "Rank correlation of the best value so far with the final value.",
             sections.ranks),
     Section("curves", "Learning curves", "", sections.curves),
-    Section("reconstructions", "Reconstructions", "", sections.reconstructions),
-    Section("usage", "Codebook usage", "", sections.usage),
+    Section("reconstructions", "What the winner makes", "", sections.reconstructions),
+    Section("hidden", "Hidden neurons", "What a neuron does, told by the others.", latent_sections.hidden, "latents"),
+    Section("latents", "Latents", "A latent that costs nothing says nothing.", latent_sections.latents, "latents"),
+    Section("usage", "Codebook usage", "", sections.usage, "codes"),
     Section("split", "The split", "Contiguous blocks with gaps; what is fitted is fitted on train alone.",
             sections.split),
     Section("failures", "What did not finish", "", sections.failures),
     Section("overtuning", "Overtuning", "Whether searching longer on validation blocks fooled the search.",
             sections.overtuning),
     Section("environment", "Environment and command", "", sections.environment))
+
+
+def shown(runs: Sequence[Run]) -> list[Section]:
+    """Return the sections that are of any of the runs."""
+    return [s for s in SECTIONS if not s.gives or s.gives in {run.gives for run in runs}]
 
 
 def write(paths: Sequence[str], out: str | None = None) -> pathlib.Path:
@@ -71,7 +79,7 @@ def page(runs: Sequence[Run]) -> str:
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(FILES), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    cells = [(section, [(run, section.content(run)) for run in runs]) for section in SECTIONS]
+    cells = [(section, [(run, section.content(run)) for run in runs]) for section in shown(runs)]
     if len({(run.metric, run.summary["data_fingerprint"]) for run in runs}) == 1:
         for section, parts in cells:
             if section.id in ("anytime", "rate"):

@@ -38,6 +38,11 @@ def rendered(figure: Any) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())
 
 
+def encoded(figure: Any) -> bytes:
+    """Return a Figure as a PNG."""
+    return _png(rendered(figure))
+
+
 def _png(pixels: np.ndarray) -> bytes:
     import io
 

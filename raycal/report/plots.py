@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from raycal.report.answer import NMSE, RATE, codes, short
+from raycal.report.classical import NMSE, RATE, codes, short
 from raycal.report.record import Run, course, metric_of, number
 from raycal.search.study import first_rung
 

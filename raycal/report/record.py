@@ -22,12 +22,14 @@ from raycal.search import storage
 from raycal.search.study import best_trial, read_study
 
 LABELS = {"val/generation": "generation score", "val/c2st": "C2ST, AUC", "val/copied": "copied windows",
-          "val/evaluations": "evaluations a window", "val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE", "val/r": "correlation",
-          "val/behavior_r2": "behaviour R2",
-          "val/bits_per_second": "bits/s, measured", "val/usage": "codebook usage"}
-METRICS = {"generation": "val/generation", "evaluations": "val/evaluations", "cosmoothing_r2": "val/cosmoothing_r2", "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse",
-           "correlation": "val/r", "behavior_r2": "val/behavior_r2",
-           "bits_per_second": "val/bits_per_second"}
+          "val/evaluations": "evaluations a window", "val/cosmoothing_r2": "co-smoothing R2",
+          "val/cosmoothing_r2_given_behavior": "co-smoothing R2, behaviour told", "val/nmse": "NMSE",
+          "val/r": "correlation", "val/behavior_r2": "behaviour R2", "val/bits_per_second": "bits/s, measured",
+          "val/usage": "codebook usage", "val/elbo": "ELBO, nats a frame", "val/iwae": "IWAE, nats a frame",
+          "val/active_units": "active latents"}
+METRICS = {"generation": "val/generation", "evaluations": "val/evaluations", "cosmoothing_r2": "val/cosmoothing_r2",
+           "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse", "correlation": "val/r",
+           "behavior_r2": "val/behavior_r2", "bits_per_second": "val/bits_per_second"}
 
 
 class Step(NamedTuple):
@@ -115,6 +117,14 @@ class Run:
         return sum(not t.state.is_finished() and "config" in t.user_attrs for t in self.trials)
 
     @property
+    def gives(self) -> str:
+        """What its models give: "codes", "latents" or "windows" (raycal.models.Family)."""
+        from raycal.models import FAMILIES
+
+        config = next((t.user_attrs["config"] for t in self.trials if "config" in t.user_attrs), {})
+        return FAMILIES[config.get("model.family", "vqvae")].gives
+
+    @property
     def minimize(self) -> bool:
         return self.study.directions[0] == optuna.study.StudyDirection.MINIMIZE
 
@@ -161,10 +171,9 @@ class Run:
         found = self.tests[-1].get("baselines", {}) if self.tests else {}
         return found.get("classical", found)
 
-    @property
-    def tested_generators(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return the classical generators on the test blocks, as summary.json has those on the validation blocks."""
-        return self.tests[-1].get("baselines", {}).get("generators", {}) if self.tests else {}
+    def tested_beside(self, name: str) -> Mapping[str, Any]:
+        """Return "generators" or "cosmoothing" of the test blocks, as summary.json has those of validation blocks."""
+        return self.tests[-1].get("baselines", {}).get(name, {}) if self.tests else {}
 
     @functools.cached_property
     def winner(self) -> FrozenTrial | None:
@@ -203,7 +212,7 @@ class Run:
         return found
 
     def arrays(self, trial: FrozenTrial) -> Mapping[str, Any]:
-        """Return what a kept trial's checkpoint holds to draw of its best epoch: "examples", "counts"."""
+        """Return what a kept trial's checkpoint holds to draw of its best epoch (raycal.training.evaluate.measure)."""
         from raycal.training import checkpoint
 
         path = self.path / "trials" / f"{trial.number:04d}" / "model.pt"

@@ -11,8 +11,8 @@ import numpy as np
 
 from raycal.report import answer as words
 from raycal.report import parameters, plots
-from raycal.report.answer import NMSE, RATE
 from raycal.report.blocks import Code, Details, Grid, Picture, Plot, Table, Text
+from raycal.report.classical import CODES, NMSE, RATE, Estimate, codes
 from raycal.report.export import trials_table
 from raycal.report.record import Run, metric_of, number
 
@@ -65,7 +65,7 @@ def answer(run: Run) -> list[Any]:
     return [*blocks, spent, Details("All trials", [_trials(run)])]
 
 
-def _unbroken(estimate: words.Estimate) -> str:
+def _unbroken(estimate: Estimate) -> str:
     return str(estimate).replace(", ", ",\u00a0")  # a narrow column breaks before an interval, not inside
 
 
@@ -99,7 +99,7 @@ def rate_distortion(run: Run) -> list[Any]:
 
 
 def _said_of_rate(run: Run) -> str:
-    curve = sorted((c.rate, c.nmse) for c in words.codes(run.summary.get("baselines", {})) if c.name == words.CODES[0])
+    curve = sorted((c.rate, c.nmse) for c in codes(run.summary.get("baselines", {})) if c.name == CODES[0])
     points = [(metric_of(t, RATE), metric_of(t, NMSE)) for t in run.complete]
     if not curve:
         return f"{len(points)} complete trials; the classical codes were not computed."
@@ -157,7 +157,10 @@ def curves(run: Run) -> list[Any]:
 def reconstructions(run: Run) -> list[Any]:
     if run.winner is None:
         return [NO_WINNER]
-    examples = run.arrays(run.winner).get("examples")
+    arrays = run.arrays(run.winner)
+    if "generated" in arrays:
+        return _generated(run, arrays["generated"])
+    examples = arrays.get("examples")
     if not examples:
         return [Text(f"The checkpoint of trial {run.winner.number} holds no examples."), *_pictures(run)]
     from raycal.report.figures import draw_reconstruction
@@ -170,9 +173,21 @@ def reconstructions(run: Run) -> list[Any]:
                     "the train sd"), *_pictures(run)]
 
 
+def _generated(run: Run, generated: Mapping[str, Any]) -> list[Any]:
+    """Return pictures of the windows that the winner drew when it was judged."""
+    from raycal.report.generated import draw
+    from raycal.report.pictures import encoded
+
+    said = {"generated-traces": f"Validation windows of {generated['session']}, and windows that trial "
+                                f"{run.winner.number} generated, of the neurons that vary most: none is to match one",
+            "generated-spectra": "Power at each frequency", "generated-correlations": "Correlations between neurons, "
+                                 "those that go together side by side, and the same pair by pair"}
+    return [Picture(encoded(figure), said[name]) for name, figure in draw(generated).items()]
+
+
 def _pictures(run: Run) -> list[Any]:
     """Return the pictures that a search drew of the winner's latents and codes while it had the recordings."""
-    found = [p for p in sorted((run.path / "figures").glob("*.png")) if p.stem != "rate-distortion"]
+    found = [p for p in (run.path / "figures" / f"{name}.png" for name in ("codes", "latents")) if p.is_file()]
     drawn = [Picture(p.read_bytes(), f"{p.stem.replace('-', ' ').capitalize()}, as the search drew it") for p in found]
     return [Details("Latents and codes in time", drawn)] if drawn else []
 

@@ -6,12 +6,10 @@ trial's file.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-
-COLUMNS = ("val/generation", "val/nmse", "val/r", "val/behavior_r2", "val/bits_per_second", "val/usage")
 
 
 class TensorBoard:
@@ -22,6 +20,7 @@ class TensorBoard:
         self._distributions = distributions
         self._writers: dict[int, Any] = {}
         self._extras: dict[int, dict[str, Any]] = {}
+        self._columns: tuple[str, ...] = ()
         self._described = False
 
     def on_start(self, number: int, config: Any) -> None:
@@ -33,7 +32,8 @@ class TensorBoard:
         self._writers[number] = writer
         params = self._params(number)
         samples = {**{name: _sample(d) for name, d in self._distributions.items()}, **params}
-        columns = {f"best/{key.removeprefix('val/')}": 0.0 for key in COLUMNS}
+        self._columns = columns_of(config)
+        columns = {f"best/{key.removeprefix('val/')}": 0.0 for key in self._columns}
         experiment, _, _ = hparams(samples, {"best/objective": 0.0, **columns})
         _, start, _ = hparams({k: _shown(v) for k, v in params.items()}, {})
         if number == 0 or not self._described:
@@ -53,15 +53,25 @@ class TensorBoard:
     def on_end(self, number: int, event: dict[str, Any], trial: Any) -> None:
         from tensorboardX.summary import hparams
 
+        from raycal.report.figures import draw_reconstruction
+        from raycal.report.frames import draw_hidden
+
         writer, extras = self._writers.pop(number), self._extras.pop(number, {})
         epoch, metrics = trial.user_attrs["best_epoch"], trial.user_attrs["metrics"]
-        for key in COLUMNS:
+        for key in self._columns:
             if isinstance(metrics.get(key), (int, float)):
                 writer.add_scalar(f"best/{key.removeprefix('val/')}", metrics[key], epoch)
         if isinstance(metrics.get(self._objective), (int, float)):
             writer.add_scalar("best/objective", metrics[self._objective], epoch)
         if "examples" in extras:
-            writer.add_image("reconstruction", _picture(extras["examples"]), epoch, dataformats="HWC")
+            writer.add_image("reconstruction", _picture(draw_reconstruction, extras["examples"]), epoch,
+                             dataformats="HWC")
+        if "hidden" in extras:
+            writer.add_image("hidden-neurons", _picture(draw_hidden, extras["hidden"]), epoch, dataformats="HWC")
+        if "kl" in extras:
+            add_counts(writer, "latents/kl", np.asarray(extras["kl"]), epoch)
+        for name, figure in _drawn(extras).items():
+            writer.add_image(name, figure, epoch, dataformats="HWC")
         for codebook, counts in enumerate(extras.get("counts", ())):
             add_counts(writer, f"codebook/{codebook}", np.asarray(counts), epoch)
         writer.file_writer.add_summary(hparams({}, {})[2])
@@ -73,8 +83,16 @@ class TensorBoard:
         self._writers.clear()
 
 
+def columns_of(config: Any) -> tuple[str, ...]:
+    """Return the metrics that HParams shows a column of: what the family may be judged by, and the usage of codes."""
+    from raycal.models import family
+
+    found = family(config)
+    return (*(metric for metric, _ in found.objectives.values()), *["val/usage"] * found.coded)
+
+
 def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
-    """Write how often each code was used as a histogram whose bins are the codes, at most 64 of them."""
+    """Write how often each code was used, or what each latent costs, as a histogram of codes, of at most 64 bins."""
     edges = np.unique(np.linspace(0, len(counts), min(64, len(counts)) + 1).astype(int))
     bins = np.add.reduceat(counts, edges[:-1])
     codes = np.arange(len(counts))
@@ -85,12 +103,20 @@ def add_counts(writer: Any, tag: str, counts: np.ndarray, step: int) -> None:
                              global_step=step)
 
 
-def _picture(examples: Mapping[str, Any]) -> np.ndarray:
-    """Draw example windows beside their reconstruction as an image (H, W, 3)."""
-    from raycal.report.figures import draw_reconstruction
+def _picture(draw: Callable[[Mapping[str, Any]], Any], examples: Mapping[str, Any]) -> np.ndarray:
+    """Draw example windows as an image (H, W, 3)."""
     from raycal.report.pictures import rendered
 
-    return rendered(draw_reconstruction(examples))[..., :3]
+    return rendered(draw(examples))[..., :3]
+
+
+def _drawn(extras: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return pictures of windows that a model drew as images (H, W, 3), none of a model that draws none."""
+    from raycal.report.generated import draw
+    from raycal.report.pictures import rendered
+
+    return {name: rendered(figure)[..., :3] for name, figure in draw(extras["generated"]).items()} \
+        if "generated" in extras else {}
 
 
 def _sample(distribution: Any) -> Any:

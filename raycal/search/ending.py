@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from optuna.trial import TrialState
 
 from raycal.search import recordings
 from raycal.search.folder import RunFolder
@@ -20,10 +21,10 @@ CURVE = 5  # rates at which classical codes are computed, from the lowest to the
 
 
 class Ending(NamedTuple):
-    """facts: what summary.json is to hold ("baselines", ...); portrait: of the winner, None without one."""
+    """What there is to say and to draw."""
 
-    facts: dict[str, Any]
-    portrait: Any  # raycal.report.latents.Portrait
+    facts: dict[str, Any]  # what summary.json is to hold: "baselines", ...
+    portrait: Any  # of the winner, None without one: Portrait of raycal.report.latents, of models without codes .frames
 
 
 def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> Ending:
@@ -33,9 +34,11 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
     from raycal.metrics.baselines import baselines
     from raycal.models import family
 
-    beside = {"latents": _cosmoothing, "windows": _generators}.get(family(plan.config).gives)
-    if beside:
-        return Ending(beside(data, study, say), None)
+    gives = family(plan.config).gives
+    if gives == "latents":
+        return _of_frames(data, study, folder, say)
+    if gives == "windows":
+        return Ending(_generators(data, study, say), None)
     rates, roles = _rates(plan, study), _marked(study)
     if rates:
         say("classical codes of the same blocks, code lengths and pictures ...")
@@ -50,20 +53,25 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
     return Ending(facts, portrait)
 
 
-def _cosmoothing(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the co-smoothing R2 of classical models, with as many latents as the winner's and at their best size."""
+def _of_frames(data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> Ending:
+    """Return the co-smoothing R2 of classical models, with as many latents as the winner's and at their best size, and
+    the winner's portrait."""
     import ray
 
     from raycal.metrics.cosmoothing import baselines, best_sizes
     from raycal.search.study import best_trial
 
-    best = best_trial(study)
+    best, portrait = best_trial(study), None
     if best is None:
-        return {"cosmoothing": {}}
-    say("ridge, PCA and factor analysis of the same blocks ...")
-    config, sizes = best.user_attrs["config"], ray.get(recordings.beside(best_sizes, data))
-    latents = config["vae.latents"] + config["vae.window_latents"]
-    return {"cosmoothing": ray.get(recordings.beside(baselines, data, latents, "validation", sizes))}
+        return Ending({"cosmoothing": {}}, None)
+    say("ridge, PCA and factor analysis of the same blocks, and pictures ...")
+    config, model = best.user_attrs["config"], _models(folder, {"winner": best.number}).get(best.number)
+    drawn = None if model is None else recordings.beside(_portrayed, data, model)
+    sizes, latents = ray.get(recordings.beside(best_sizes, data)), config["vae.latents"] + config["vae.window_latents"]
+    found = ray.get(recordings.beside(baselines, data, latents, "validation", sizes))
+    with _spared("what is drawn of the latents", say):
+        portrait = None if drawn is None else ray.get(drawn)
+    return Ending({"cosmoothing": found}, portrait)
 
 
 def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:
@@ -81,19 +89,32 @@ def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None
 
 
 def draw(ending: Ending, plan: Plan, study: Any, folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Write figures/: the rate-distortion picture of the run, and the winner's latents and codes."""
-    from raycal.report import latents, pictures
+    """Write figures/: the rate-distortion picture of the run, and the winner's latents and codes or what it draws."""
+    from raycal.report import frames, latents, pictures
     from raycal.report.rate_distortion import draw_rate_distortion, points
 
-    found = points(study, plan.rate)
-    if not found:
-        return
+    found, p = points(study, plan.rate), ending.portrait
     with _spared("pictures", say):
-        figures = {"rate-distortion": draw_rate_distortion(found, ending.facts["baselines"], _marked(study),
-                                                           ending.facts["code_length"])}
-        if ending.portrait is not None:
-            figures |= latents.draw(ending.portrait)
-        pictures.write(folder.path, figures, step=len(found))
+        figures = _generated(folder, study)
+        figures |= {} if not found else {"rate-distortion": draw_rate_distortion(
+            found, ending.facts["baselines"], _marked(study), ending.facts["code_length"])}
+        if p is not None:
+            figures |= (frames if isinstance(p, frames.Portrait) else latents).draw(p)
+        if figures:
+            complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+            pictures.write(folder.path, figures, step=len(complete))
+
+
+def _generated(folder: RunFolder, study: Any) -> dict[str, Any]:
+    """Return Figures of the windows that the winner drew when it was judged, none of a model that draws none."""
+    from raycal.report.generated import draw
+    from raycal.training import checkpoint
+
+    for number in [n for role, n in _marked(study).items() if role == "winner"]:
+        path = folder.trial(number) / "model.pt"
+        arrays = checkpoint.load(path).get("arrays", {}) if path.is_file() else {}
+        return draw(arrays["generated"]) if "generated" in arrays else {}
+    return {}
 
 
 def _marked(study: Any) -> dict[str, int]:
@@ -130,6 +151,16 @@ def _coded(dataset: Any, model: bytes, drawn: bool) -> tuple[dict[str, Any], Any
     from raycal.training import checkpoint
 
     return judged(restored_model(checkpoint.load(io.BytesIO(model))), dataset, drawn)
+
+
+def _portrayed(dataset: Any, model: bytes) -> Any:
+    """Run as a task: return the portrait of a model with latents of frames."""
+    from raycal.inference import restored_model
+    from raycal.report.frames import portrait
+    from raycal.training import checkpoint
+
+    state = checkpoint.load(io.BytesIO(model))
+    return portrait(restored_model(state), dataset, state["best"]["epoch"])
 
 
 @contextlib.contextmanager

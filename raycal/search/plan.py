@@ -67,6 +67,7 @@ def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[s
     from raycal.models import bits_per_second, objectives
     from raycal.sessions.agreement import agree
     from raycal.sessions.split import longest_window, rate_of
+    from raycal.training import first_stage
 
     keys, directions = zip(*objectives(config))
     rng = np.random.default_rng(config.training.seed)
@@ -90,6 +91,8 @@ def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[s
         space, wanted = dataclasses.replace(space, base=config), longest
     agreement = agree(sketches, config.sessions, wanted, log=say)
     check_conditions(config, agreement.behavior_names)
+    if config.diffusion.first_stage:
+        first_stage.check(config, agreement.fingerprint)
     hz = float(np.mean([rate_of(s, config.sessions) for s in used]))
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)

@@ -50,12 +50,13 @@ class Simulation:
 
 
 def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_latents: int = 6, coupling: float = 1.0,
-             noise: float = 0.3, seed: int = 0, id: str | None = None) -> Simulation:
+             noise: float = 0.3, seed: int = 0, id: str | None = None, population: int | None = None) -> Simulation:
     """Simulate one session; the same arguments give the same numbers.
 
     rate: frames/s. coupling: share of the variance of every log rate that latents and behaviour drive, the rest is
     private to the neuron. noise: sd of the fluorescence noise as a share of the sd of the clean trace; its
-    variance grows with the signal. Raise UserError when a number is out of range.
+    variance grows with the signal. population: seed of what sources weigh in each neuron, so that sessions of one
+    population share their first neurons, and their labels; None: that of the session. Raise UserError when a number is out of range.
     """
     check_ranges("simulate", n_neurons, n_frames, rate, n_latents, coupling, noise)
     rng = np.random.default_rng(seed)
@@ -64,7 +65,8 @@ def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_la
     latents = smooth_noise(rng, total, np.geomspace(*SMOOTH, n_latents) * rate)
     clean_behavior = np.stack([SPEED * np.maximum(latents[:, -1], 0.0), _stimulus(rng, total, rate)], axis=1)
     sources = standardised(np.hstack([latents, clean_behavior]))
-    loadings = draw_loadings(rng, sources, n_neurons)
+    loadings = draw_loadings(rng, sources, n_neurons) if population is None else _scaled(
+        np.random.default_rng(population).standard_normal((n_neurons, sources.shape[1])).T, sources)
     rates, spikes, clean = activity(rng, sources @ loadings, coupling, rate)
     clean = clean[skip:]
     behavior = clean_behavior + SPEED_NOISE * rng.standard_normal((total, 1)) * (1.0, 0.0)
@@ -74,7 +76,7 @@ def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_la
     session = Session.build(
         id=id or f"simulated-{seed}", traces=with_noise(rng, clean, noise), rate=rate, behavior=behavior[skip:],
         behavior_names=("running", "stimulus"), behavior_units=("cm/s", ""), unit="dF/F",
-        neurons=[f"cell {k} of {seed}" for k in range(n_neurons)],
+        neurons=[f"cell {k} of {seed if population is None else population}" for k in range(n_neurons)],
         metadata={"latents": n_latents, "coupling": coupling, "noise": noise, "seed": seed},
         source=f"simulated by raycal, seed {seed}")
     ceiling = linear_ceiling(sources, loadings, coupling, clean_behavior[skip:], behavior[skip:])
@@ -140,7 +142,10 @@ def standardised(columns: np.ndarray) -> np.ndarray:
 def draw_loadings(rng: np.random.Generator, sources: np.ndarray, n_neurons: int,
                   strength: np.ndarray | float = 1.0) -> np.ndarray:
     """Return (S, N) weights of sd strength (one, or one a source), scaled so that each drive has variance 1."""
-    weights = rng.standard_normal((sources.shape[1], n_neurons)) * np.reshape(strength, (-1, 1))
+    return _scaled(rng.standard_normal((sources.shape[1], n_neurons)) * np.reshape(strength, (-1, 1)), sources)
+
+
+def _scaled(weights: np.ndarray, sources: np.ndarray) -> np.ndarray:
     variance = np.einsum("sn,st,tn->n", weights, np.cov(sources.T, bias=True), weights)
     return weights / np.sqrt(np.maximum(variance, 1e-12))
 

@@ -54,9 +54,11 @@ def size(config: Any, n_neurons: Sequence[int], n_behaviors: int) -> tuple[int, 
     import torch
 
     from raycal import models
+    from raycal.training import first_stage
 
+    first = first_stage.of(config)
     with torch.device("meta"):
-        model = models.build(config, n_neurons, n_behaviors)
+        model = models.build(config, n_neurons, n_behaviors, first=first)
     weights = sum(t.nbytes for t in model.state_dict().values())
     trained = sum(p.nbytes for p in model.parameters())
     file = SLACK + 2**9 * len(model.state_dict()) + HISTORY * config.training.epochs + 4 * sum(n_neurons)

@@ -21,7 +21,7 @@ from raycal import models
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.sessions.windows import WindowSampler
-from raycal.training import checkpoint, distributed, kl
+from raycal.training import checkpoint, distributed, first_stage, kl
 from raycal.training.ema import WeightEMA
 from raycal.training.evaluate import Evaluation, measure
 from raycal.training.optim import Updater
@@ -43,7 +43,8 @@ class Epoch(NamedTuple):
 
 def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank: int = 0, world: int = 1,
           save: Callable[[dict[str, Any]], None] | None = None,
-          held: dict[str, torch.Tensor] | None = None, until: int = 0) -> Iterator[Epoch]:
+          held: dict[str, torch.Tensor] | None = None, until: int = 0,
+          start: Callable[..., None] | None = None) -> Iterator[Epoch]:
     """Train a model and yield its epochs; a loss that is not finite ends it with ended_by "diverged".
 
     resume: a state that save() was given; an ended one yields its last epoch again.
@@ -53,8 +54,9 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
     mode, where codebooks follow nothing and nothing is dropped out.
     until: end after this epoch with its weights, unmeasured: for a training whose length is known, on a dataset without
     a validation part. The learning rate keeps the course of config.training.epochs.
+    start: start(model, dataset, config) sets the first weights, in place of the family's own.
     """
-    run = Run(config, dataset, resume, rank, world, held or {}, until)
+    run = Run(config, dataset, resume, rank, world, held or {}, until, start=start)
     model, ema, update, record = run.model, run.ema, run.update, run.record
     loss = distributed.parallel(model, world, len(dataset.n_neurons))
     if record.ended_by:
@@ -95,19 +97,22 @@ class Run:
     """The parts of one training, built from the configuration and set to where a saved state stood."""
 
     def __init__(self, config: Config, dataset, resume: dict[str, Any] | None, rank: int, world: int,
-                 held: dict[str, torch.Tensor], until: int = 0, begun: bool = True):
+                 held: dict[str, torch.Tensor], until: int = 0, begun: bool = True,
+                 start: Callable[..., None] | None = None):
         """begun: start from the classical model, where there is one; a probe of many goes without."""
         self._config, self._dataset, self._rank = config, dataset, rank
         device = device_of(config)
         torch.manual_seed(config.training.seed)
-        self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names), dataset.neurons).to(device)
+        self.model = models.build(config, dataset.n_neurons, len(dataset.behavior_names), dataset.neurons,
+                                  first_stage.of(config))
+        if begun and not resume:  # on the CPU, where the recordings are
+            (start or importlib.import_module(models.family(config).start).start)(self.model, dataset, config)
+        _hold(self.model, held)
+        self.model.to(device)
         self.sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, device, rank, world)
         self.update = Updater(self.model, config, device)
         self.ema = WeightEMA(self.model, config.optimizer.ema)
         self.record = _Record(config, until)
-        if begun and not resume:
-            importlib.import_module(models.family(config).start).start(self.model, dataset, config)
-        _hold(self.model, held)
         self._steps_per_epoch = math.ceil(self.sampler.steps_per_epoch / config.optimizer.accumulate)
         self.n_steps = self._steps_per_epoch * config.training.epochs
         if resume:
@@ -139,8 +144,12 @@ class Run:
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), **self.update.state_dict()}
         return {"format": checkpoint.FORMAT, **checkpoint.copied(parts), **self.record.state(),
                 "config": self._config.flat(), "fingerprint": self._dataset.fingerprint,
-                "data": checkpoint.describe(self._dataset, self._config.sessions.normalize),
+                "data": {**checkpoint.describe(self._dataset, self._config.sessions.normalize), **self._first()},
                 "versions": checkpoint.versions()}
+
+    def _first(self) -> dict[str, Any]:
+        """Return what a saved model needs to know of the one whose latents it generates."""
+        return {"first_stage": self.model.first.description} if hasattr(self.model, "first") else {}
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["fingerprint"] != self._dataset.fingerprint:
@@ -154,6 +163,8 @@ class Run:
 
 def _hold(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Load these weights and keep the optimizer from them; it passes over parameters without a gradient."""
+    if not weights:
+        return
     model.load_state_dict(weights, strict=False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in weights)

@@ -15,6 +15,7 @@ from raycal.metrics.blocks import evenly
 from raycal.metrics.real_windows import RealWindows, pooled, real_windows
 from raycal.models.diffusion import drawing
 from raycal.sessions.windows import WindowSampler
+from raycal.training.examples import beside
 
 TOLD = 64  # windows that are drawn for held-out behaviour
 COPIED = 0.1  # share of copied windows above which a model counts as memorising: classical generators copy none
@@ -22,7 +23,7 @@ LEVELS = 8  # times of the held-out error
 
 
 def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return metrics by name, and arrays, of which there are none.
+    """Return metrics by name, and arrays: "generated", of the first session, as `examples.beside` has it.
 
     generation, the score: distance from held-out windows over that of real train windows, and its parts
     generation/GROUP; c2st, copied, memorisation as metrics.real_windows has them; memorised: 1 where more than COPIED
@@ -31,9 +32,11 @@ def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple
     flow-matching loss on a fixed grid of times and noise, fair between models of one prior; evaluations: of the network
     for each window that is drawn.
     """
-    found, decoded = [], []
+    found, decoded, arrays = [], [], {}
     for session, real in enumerate(real_windows(dataset, config.windows.length, part)):
-        found.append(real.figures(_drawn(model, dataset, config, session, real.n)))
+        windows = _drawn(model, dataset, config, session, real.n)
+        found.append(real.figures(windows))
+        arrays = arrays or {"generated": beside(dataset.recordings[session], real.held_out, windows)}
         if dataset.behavior_names:
             decoded.append(_decoded(model, dataset, config, session, real))
     metrics = pooled(found)
@@ -41,7 +44,7 @@ def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple
     sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, next(model.parameters()).device)
     parts = [windows for (windows,), _ in sampler.cover(part)]
     metrics |= {"flow": model.held_out_loss(parts, LEVELS), "evaluations": float(config.diffusion.evaluations)}
-    return metrics | _behavior(decoded, dataset.behavior_names), {}
+    return metrics | _behavior(decoded, dataset.behavior_names), arrays
 
 
 def _drawn(model: torch.nn.Module, dataset, config: Config, session: int, n: int,

@@ -10,6 +10,7 @@ Shapes: F train frames, N neurons, D factors, E numbers of an identity.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,20 +36,49 @@ def start(model: VAE, dataset: Any, config: Config) -> None:
     if config.vae.reconstruction == "poisson":  # its readings go through a softplus: no linear model is near
         _check_counts(dataset)
         return
+    x, n = _frames(dataset, config), factors(config, dataset.n_neurons)
+    _set_identities(model, x, n, torch.zeros(len(model.identities.rows)))
+    _set_decoder(model, n)
+    _set_encoder(model, [torch.from_numpy(one) for one in x], n)
+
+
+@torch.no_grad()
+def identify(model: VAE, dataset: Any, config: Config, n: int, known: Mapping[str, Tensor]) -> None:
+    """Set the identities of sessions that a trained model has not seen, from their train frames and nothing else.
+
+    n: the factors that it started from. known: the identities (E,) of neurons that it has seen, by label: they stay,
+    and give the axes of the others.
+    """
+    times = torch.zeros(len(model.identities.rows))
+    for session, labels in enumerate(dataset.neurons):
+        for row, label in zip(model.identities.of(session).tolist(), labels, strict=True):
+            if label in known:
+                model.identities.rows[row], times[row] = known[label], torch.inf
+    if config.vae.reconstruction != "poisson":
+        _set_identities(model, _frames(dataset, config), n, times)
+
+
+def factors(config: Config, n_neurons: Sequence[int]) -> int:
+    """Return how many factors a model of sessions of so many neurons starts from."""
+    return min(config.vae.latents, config.vae.identity - 1, config.model.width, *(n - 1 for n in n_neurons))
+
+
+def _frames(dataset: Any, config: Config) -> list[np.ndarray]:
+    """Return train frames (F, N) of every session, evenly spaced where there are many."""
     x = [standardised(r, "train", config.sessions.normalize)[0] for r in dataset.recordings]
-    x = [one[evenly(len(one), FIT_FRAMES)] for one in x]
-    n = min(config.vae.latents, config.vae.identity - 1, model.readings.loading.out_features,
-            *(one.shape[1] - 1 for one in x))
-    rows, times = model.identities.rows, torch.zeros(len(model.identities.rows))
+    return [one[evenly(len(one), FIT_FRAMES)] for one in x]
+
+
+def _set_identities(model: VAE, x: list[np.ndarray], n: int, times: Tensor) -> None:
+    """Set loadings and log precision of every neuron; times (identities,): how often each was set before."""
+    rows = model.identities.rows
     for session, one in enumerate(x):
-        of, (loadings, log_precision) = model.identities.of(session), _factors(one, n)
-        loadings = turned(loadings, rows[of, :n], times[of] > 0)
+        of, (loadings, log_precision) = model.identities.of(session), _factors(one, min(n, one.shape[1] - 1))
+        loadings = turned(nn.functional.pad(loadings, (0, n - loadings.shape[1])), rows[of, :n], times[of] > 0)
         share = 1.0 / (times[of] + 1.0)  # a neuron of several sessions begins with their mean
         rows[of, :n] = rows[of, :n].lerp(loadings, share[:, None])
         rows[of, n] = rows[of, n].lerp(log_precision, share)
         times[of] += 1
-    _set_decoder(model, n)
-    _set_encoder(model, [torch.from_numpy(one) for one in x], n)
 
 
 def _check_counts(dataset: Any) -> None:

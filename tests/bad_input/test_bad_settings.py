@@ -67,6 +67,8 @@ def test_a_setting_that_a_vae_cannot_have(argv, words, refused):
     (["--set", "diffusion.sampler=eular"], ["diffusion.sampler='eular'", "did you mean 'euler'"]),
     (["--set", "model.width=20"], ["model.width=20", "diffusion.heads=4", "such as 16"]),
     (["--set", "search.rate_limit=10"], ["search.rate_limit=10", "no codes", "leave it out"]),
+    (["--device", "cpu", "--set", "training.precision=bf16"], ["training.precision=bf16", "use training.precision=float32"]),
+    (["--first-stage", "gone"], ["--first-stage", "gone: holds no model.pt", "folder of a run"]),
     (["--set", "search.objective=nmse"], ["'nmse'", "no such yardstick", "generation"])])
 def test_a_setting_that_a_generative_model_cannot_have(argv, words, refused):
     refused(search(*argv, space="diffusion"), *words)

@@ -220,7 +220,7 @@ def test_bits_per_second_of_known_configurations():
 
 def test_a_family_is_built_by_name():
     assert isinstance(models.build(config(), [5], 2), VQVAE)
-    assert set(models.FAMILIES) == {"vqvae", "vae"}
+    assert set(models.FAMILIES) == {"vqvae", "vae", "diffusion"}
 
 
 def test_objectives_are_yardsticks_and_a_loss_is_refused_with_the_reason():

@@ -17,6 +17,7 @@ from raycal.metrics.intervals import mean_interval, paired_difference
 from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS
 from raycal.search.study import best_trial, plain
+from raycal.training import checkpoint
 
 
 @pytest.fixture
@@ -73,6 +74,8 @@ def a_copy(searched, tmp_path) -> pathlib.Path:
 class Made:
     """A run folder whose study follows a formula: what drives the value is known."""
 
+    direction, metric = "minimize", "val/nmse"
+
     def __init__(self, path: pathlib.Path, trials: int = 40, seed: int = 0, epochs: int = 9, stopped: bool = True,
                  fingerprint: str = "d00d"):
         from optuna.storages import JournalStorage
@@ -81,7 +84,7 @@ class Made:
         self.folder = RunFolder.create(str(path), "made")
         self.path, self.rng, self.epochs = self.folder.path, np.random.default_rng(seed), epochs
         storage = JournalStorage(JournalFileBackend(str(self.folder.journal)))
-        self.study = optuna.create_study(study_name="raycal", storage=storage, direction="minimize",
+        self.study = optuna.create_study(study_name="raycal", storage=storage, direction=self.direction,
                                          sampler=optuna.samplers.RandomSampler(seed=seed))
         for number in range(trials):
             self._trial(number, stopped and number % 4 == 3)
@@ -114,12 +117,15 @@ class Made:
         self.study.tell(trial, None if stopped else seen[best],
                         state=TrialState.PRUNED if stopped else TrialState.COMPLETE)
 
-    def facts(self, fingerprint: str):
+    def baselines(self):
         rates = (10.0, 20.0, 30.0, 40.0, 60.0)
         taken = best_trial(self.study).user_attrs["metrics"]["val/bits_per_second"]
-        baselines = {f"{name} at {rate:.4g} bits/s": {"nmse": level * math.exp(-rate / 40), "asked": rate}
-                     for rate in (*rates, taken)
-                     for name, level in (("transform code", 0.7), ("residual k-means", 1.1), ("k-means", 1.3))}
+        found = {f"{name} at {rate:.4g} bits/s": {"nmse": level * math.exp(-rate / 40), "asked": rate}
+                 for rate in (*rates, taken)
+                 for name, level in (("transform code", 0.7), ("residual k-means", 1.1), ("k-means", 1.3))}
+        return {**found, "PCA 8": {"nmse": 0.2, "asked": math.nan}}
+
+    def facts(self, fingerprint: str):
         pieces = {"train": [[0, 200], [400, 600]], "validation": [[240, 290], [640, 690]],
                   "test": [[330, 360], [730, 760]]}
         return {"space": "made", "objective": "nmse", "rate_limit": 30.0, "sessions": ["mouse-1", "mouse-2"],
@@ -128,20 +134,21 @@ class Made:
                                                                   "pieces": pieces}),
                 "environment": {"command": "python run_search.py --space made", "versions": {"raycal": "0.1"},
                                 "machine": "2 CPUs"},
-                "ridge": {"running": {"r2": 0.3, "null": -0.1}}, "baselines": {
-                    **baselines, "PCA 8": {"nmse": 0.2, "asked": math.nan}}}
+                "ridge": {"running": {"r2": 0.3, "null": -0.1}}, "baselines": self.baselines()}
 
     def confirm(self, offsets=(0.02, 0.05, 0.01), seeds=(1, 2, 3)):
         """Write what `raycal confirm` writes: each trial reaches its search value plus an offset a seed."""
-        best = sorted((t for t in self.study.trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)[:3]
+        sign = 1.0 if self.direction == "minimize" else -1.0
+        done = [t for t in self.study.trials if t.state == TrialState.COMPLETE]
+        best = sorted(done, key=lambda t: sign * t.value)[:3]
         table = {}
         for t in {t.number: t for t in [self.study.trials[0], *best]}.values():
             values = [t.value + o for o in offsets]
             table[str(t.number)] = {"params": t.params, "values": values, **mean_interval(values)._asdict(),
                                     "search_value": t.value, "epochs": [5] * len(seeds), "failed": []}
-        winner = min(table, key=lambda n: table[n]["mean"])
+        winner = min(table, key=lambda n: sign * table[n]["mean"])
         self.study.set_user_attr("confirm", plain({
-            "metric": "val/nmse", "direction": "minimize", "seeds": list(seeds), "trials": table, "default": "0",
+            "metric": self.metric, "direction": self.direction, "seeds": list(seeds), "trials": table, "default": "0",
             "winner": winner, "difference": paired_difference(table[winner]["values"], table["0"]["values"])._asdict(),
             "winners_curse": table[winner]["search_value"] - table[winner]["mean"],
             "verdict": f"trial {winner} beats the default", "when": "2026-11-27T00:00:00+00:00", "seconds": 9.0}))
@@ -170,11 +177,65 @@ class Made:
         return Run.read(str(self.path))
 
 
+class MadeLatents(Made):
+    """The same of a space of VAEs, whose best trial leaves the model of the fixture `vae`."""
+
+    direction, metric = "maximize", "val/cosmoothing_r2"
+
+    def __init__(self, path: pathlib.Path, model: pathlib.Path, trials: int = 8):
+        self.config = checkpoint.load(model)["config"]
+        super().__init__(path, trials, stopped=False)
+        self.best = best_trial(self.study).number
+        for folder in (self.folder.trial(self.best), self.path / "best"):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(model, folder / "model.pt")
+
+    def _trial(self, number: int, stopped: bool) -> None:
+        trial = self.study.ask()
+        trial.suggest_float("kl.weight", 1e-3, 3.0, log=True)
+        value = 0.3 + 0.01 * number
+        metrics = {self.metric: value, "val/nmse": 0.7, "val/elbo": -20.0, "val/iwae": -19.0, "val/rate": 2.0,
+                   "val/distortion": 18.0, "val/active_units": 3.0}
+        facts = {"config": {**self.config, **trial.params}, "best_epoch": 2, "epochs": 3, "seconds": 1.5,
+                 "objective_by_epoch": [[1, 0.1], [2, value], [3, value - 0.01]], "metrics": metrics, "seed": 0,
+                 "ended_by": "epochs"}
+        for key, fact in facts.items():
+            trial.set_user_attr(key, plain(fact))
+        self.study.tell(trial, value)
+
+    def facts(self, fingerprint: str):
+        return {**super().facts(fingerprint), "objective": "cosmoothing_r2", "sessions": ["s12", "s9"],
+                "cosmoothing": {"ridge": 0.35, "PCA 5": 0.1, "factor analysis 5": 0.9}}
+
+    def baselines(self):
+        return {}
+
+    def test(self, values=(0.36, 0.37, 0.35)):
+        def figures(number, values):
+            found = {**mean_interval(values)._asdict(), "values": list(values)}
+            return {"number": number, "metrics": {"test/cosmoothing_r2": found}}
+
+        opened = {"when": "2026-11-27T00:00:00+00:00", "fingerprints": {}, "versions": {}, "seeds": [1, 2, 3],
+                  "metric": "test/cosmoothing_r2", "winner": figures(self.best, values),
+                  "default": figures(0, [v - 0.1 for v in values]), "epochs": {"winner": 2, "default": 2},
+                  "baselines": {"classical": {}, "ridge": {}, "cosmoothing_sizes": {"PCA": 5, "factor analysis": 2},
+                                "cosmoothing": {"ridge": 0.2, "PCA 5": 0.1, "factor analysis 2": 0.5}}}
+        self.study.set_user_attr("test", plain([opened]))
+        return self
+
+
 @pytest.fixture
 def made(tmp_path):
     """Make runs in this test's folder."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return lambda name="made", **how: Made(tmp_path / name, **how)
+
+
+@pytest.fixture
+def made_latents(tmp_path, vae):
+    """Make a run of VAEs in this test's folder."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return lambda name="latents", **how: MadeLatents(tmp_path / name, vae[0] / "model.pt", **how)
 
 
 @pytest.fixture(scope="module")

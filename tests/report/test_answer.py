@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from raycal.report import answer
+from raycal.report import answer, classical
 from raycal.search.keeper import FACTS
 
 
@@ -22,9 +22,9 @@ def test_rows_are_winner_default_and_the_codes_at_the_winners_rate(made):
 def test_a_code_that_takes_more_bits_is_not_set_against_the_winner():
     baselines = {"transform code at 20 bits/s": {"nmse": 0.5, "asked": 20.0},
                  "transform code at 40 bits/s": {"nmse": 0.2, "asked": 40.0}}
-    assert answer.at_rate(baselines, "transform code", 30.0).nmse == 0.5
-    assert answer.at_rate(baselines, "transform code", 40.0).nmse == 0.2
-    assert answer.at_rate(baselines, "transform code", 10.0) is None
+    assert classical.at_rate(baselines, "transform code", 30.0).nmse == 0.5
+    assert classical.at_rate(baselines, "transform code", 40.0).nmse == 0.2
+    assert classical.at_rate(baselines, "transform code", 10.0) is None
 
 
 def test_a_search_alone_claims_nothing_and_says_what_to_run(made):
@@ -63,6 +63,25 @@ def test_classical_generators_are_set_beside_a_generative_model_in_every_column(
     found = answer.rows(one.read())
     assert [(r.confirmed.mean, r.tested.mean) for r in found if r.classical] == [(0.1, 0.7), (3.0, 0.8)]
     assert "beats Gaussian (0.7000) and autoregression (0.8000)" in " ".join(answer.headline(one.read()))
+
+
+def test_models_that_predict_hidden_neurons_stand_beside_a_vae_in_words_and_figures(made_latents):
+    one = made_latents()
+    run = one.read()
+    assert [(r.name, r.searched.mean) for r in answer.rows(run) if r.classical] \
+        == [("ridge", 0.35), ("PCA 5", 0.1), ("factor analysis 5", 0.9)]
+    said = " ".join(answer.headline(run))  # the best reaches 0.37
+    assert "is above ridge (0.3500) and PCA 5 (0.1000), is not above factor analysis 5 (0.9000)" in said
+    one.confirm((0.01, 0.05, -0.06))
+    said = " ".join(answer.headline(one.read()))
+    assert "beats PCA 5 (0.1000)" in said and "is no different from ridge (0.3500)" in said
+    assert "loses to factor analysis 5 (0.9000)" in said
+    one.test()
+    run = one.read()
+    said = " ".join(answer.headline(run))
+    assert said.count("beats ridge") == 1 and "There the winner loses to factor analysis 2" in said
+    tested = {r.name: r.tested.mean for r in answer.rows(run) if r.classical}
+    assert tested["ridge"] == 0.2 and tested["factor analysis 2"] == 0.5 and math.isnan(tested["factor analysis 5"])
 
 
 def test_classical_codes_win_in_words_and_by_the_figures_of_the_same_blocks(made):

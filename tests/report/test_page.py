@@ -42,7 +42,8 @@ def opened(browser):
 @pytest.mark.parametrize("width, scheme", [(1400, "light"), (390, "dark")])
 def test_every_figure_is_drawn_and_nothing_is_wider_than_the_screen(opened, written, width, scheme):
     tab = opened(written, width, scheme)
-    assert tab.locator("h2").all_inner_texts() == [section.title for section in page.SECTIONS]
+    titles = [section.title for section in page.SECTIONS if section.gives != "latents"]
+    assert tab.locator("h2").all_inner_texts() == titles
     plots = tab.locator(".plot")
     assert plots.count() >= 8 and plots.count() == tab.locator(".plot:has(svg.main-svg)").count()
     drawn = "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.trace, .shapelayer path'))"
@@ -97,6 +98,19 @@ def test_runs_stand_side_by_side_and_under_each_other_on_a_phone(opened, made, t
     boxes = [r.bounding_box() for r in tab.locator("#answer .run").all()]
     assert boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"] - 1
     tab.wait_for_function("document.documentElement.scrollWidth <= 390")
+
+
+@pytest.mark.parametrize("width, scheme", [(1400, "dark"), (390, "light")])
+def test_the_page_of_a_vae_shows_hidden_neurons_and_latents(opened, made_latents, width, scheme):
+    tab = opened(page.write([str(made_latents().confirm().path)]), width, scheme)
+    titles = tab.locator("h2").all_inner_texts()
+    assert {"Hidden neurons", "Latents"} <= set(titles) and not {"Codebook usage", "Rate and distortion"} & set(titles)
+    for section, plots in (("#hidden", 1), ("#latents", 2)):
+        assert tab.locator(f"{section} .plot:has(svg.main-svg)").count() == plots
+    assert tab.locator("#hidden img").first.evaluate("image => image.complete && image.naturalWidth") > 300
+    assert "3 of 5 latents" in tab.locator("#latents").inner_text()
+    assert "raycal traverse" in tab.locator("#latents").inner_text()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_text_of_the_data_is_text(made, tmp_path):

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from raycal.report.tensorboard import TensorBoard, add_counts
+from raycal.config import Config
+from raycal.report.tensorboard import TensorBoard, add_counts, columns_of
 
 DISTRIBUTIONS = {"quantizer.type": CategoricalDistribution(("vq", "ema")),
                  "quantizer.decay": FloatDistribution(0.8, 0.99),
@@ -44,7 +45,7 @@ def board(tmp_path):
 
 
 def run(board, told, number, values=(0.9, 0.4, 0.6), extras=None):
-    board.on_start(number, None)
+    board.on_start(number, Config())
     for n, value in enumerate(values, 1):
         board.on_epoch(number, epoch(n, value, extras if value == min(values) else None))
     metrics = {"val/nmse": min(values), "val/usage": 0.75, "val/r": "nan"}
@@ -84,6 +85,28 @@ def test_the_experiment_names_every_parameter_conditional_ones_included(board, t
         f"best/{n}" for n in ("objective", "nmse", "r", "behavior_r2", "bits_per_second", "usage")}
 
 
+def test_a_family_has_the_columns_that_it_may_be_judged_by():
+    vae = Config().replace({"model.family": "vae", "model.downsample": 1, "search.objective": "cosmoothing_r2"})
+    assert "val/cosmoothing_r2" in columns_of(vae) and "val/usage" not in columns_of(vae)
+    drawn = Config().replace({"model.family": "diffusion", "model.downsample": 1, "search.objective": "generation"})
+    assert columns_of(drawn) == ("val/generation", "val/behavior_r2", "val/evaluations")
+
+
+def test_windows_that_a_model_drew_stand_as_pictures(board, told, read):
+    from types import SimpleNamespace
+
+    from raycal.training.examples import beside
+
+    rng = np.random.default_rng(0)
+    recording = SimpleNamespace(id="s", rate=5.0, neurons=("",) * 5)
+    drawn = beside(recording, *(rng.standard_normal((8, 5, 16)) for _ in range(2)))
+    board.on_start(0, Config())
+    board.on_epoch(0, epoch(1, 0.5, {"generated": drawn}))
+    board.on_end(0, {}, told(TrialState.COMPLETE, [0.5]))
+    names = {f"generated-{name}" for name in ("traces", "spectra", "correlations")}
+    assert names <= set(read(0).Tags()["images"])
+
+
 def test_each_trial_holds_its_own_parameters_and_only_the_first_the_experiment(board, told, read):
     run(board, told, 0)
     run(board, told, 1)
@@ -95,19 +118,28 @@ def test_each_trial_holds_its_own_parameters_and_only_the_first_the_experiment(b
     assert "_hparams_/experiment" not in read(1).PluginTagToContent("hparams")
 
 
+def test_of_latents_it_shows_what_each_costs_and_hidden_neurons(board, told, read):
+    shown = {"session": "a", "rate": 5.0, "neurons": np.arange(2), "labels": ["", "AVA"], "scores": np.array([0.5, 0.1]),
+             "target": np.zeros((2, 2, 8)), "reconstruction": np.ones((2, 2, 8)), "r2": [np.zeros(2)]}
+    run(board, told, 0, extras={"kl": np.array([0.5, 2.5, 1.0]), "hidden": shown})
+    events = read(0)
+    assert events.Images("hidden-neurons")[0].step == 2 and events.Images("hidden-neurons")[0].width > 300
+    assert events.Histograms("latents/kl")[0].histogram_value.bucket == pytest.approx([0.5, 2.5, 1.0])
+
+
 def test_a_resumed_search_describes_the_experiment_in_its_first_trial(board, told, read):
     run(board, told, 1)
     assert "_hparams_/experiment" in read(1).PluginTagToContent("hparams")
 
 
 def test_trials_that_end_without_an_epoch_are_closed(board, told, read):
-    board.on_start(0, None)
+    board.on_start(0, Config())
     board.on_end(0, {}, told(TrialState.FAIL, best_epoch=0, reason="error"))
     assert "best/objective" not in read(0).Tags()["scalars"]
 
 
 def test_values_that_are_not_finite_are_written(board, told, read):
-    board.on_start(0, None)
+    board.on_start(0, Config())
     board.on_epoch(0, epoch(1, math.nan))
     board.on_end(0, {}, told(TrialState.PRUNED, best_epoch=0, reason="diverged"))
     assert math.isnan(read(0).Scalars("val/nmse")[0].value)
@@ -141,7 +173,7 @@ def test_code_counts_keep_their_sum_mean_and_range():
 
 
 def test_closing_ends_what_an_interrupt_left_open(board, read):
-    board.on_start(0, None)
+    board.on_start(0, Config())
     board.on_epoch(0, epoch(1, 0.5))
     board.close()
     assert scalar(read(0), "val/nmse") == [(1, 0.5)]

@@ -37,6 +37,18 @@ def test_neurons_of_another_seed_have_other_labels():
     assert one == same and not one & other and len(one) == 5
 
 
+def test_sessions_of_one_population_share_their_first_neurons():
+    """Regressed on what drives it, a neuron has the same weights in both, whatever the number of neurons beside it."""
+    weights = []
+    for seed, n in ((1, 5), (2, 9)):
+        s = simulate(n_neurons=n, n_frames=20_000, rate=5.0, n_latents=2, seed=seed, population=3)
+        assert s.session.neurons == tuple(f"cell {k} of 3" for k in range(n))
+        drive = np.c_[np.ones(20_000), s.latents, s.behavior_clean]
+        drive[:, 1:] /= drive[:, 1:].std(axis=0)
+        weights.append(np.linalg.lstsq(drive, np.log(s.rates[:, :5]), rcond=None)[0][1:])
+    np.testing.assert_allclose(*weights, atol=0.05)
+
+
 def test_the_same_seed_gives_the_same_numbers_another_seed_others():
     one, same, other = (simulate(n_frames=300, seed=seed).session.fingerprint for seed in (1, 1, 2))
     assert one == same != other
