@@ -18,7 +18,7 @@ from raycal.search.corners import corners
 from raycal.search.plan import Plan
 from raycal.search.study import first_rung
 
-CONTROLLER = 300 * 2**20  # bytes that a slot takes besides its workers: Train's controller and its helpers
+CONTROLLER = 560 * 2**20  # bytes that a slot takes besides its workers, on the head (benchmarks/scale.py)
 
 
 @dataclass(frozen=True)

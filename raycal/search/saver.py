@@ -86,7 +86,8 @@ def _same(folder: str, link: Any) -> bool:
     try:
         return link.seen(mark)
     finally:
-        os.unlink(mark)
+        with contextlib.suppress(OSError):  # it vanished with its disk
+            os.unlink(mark)
 
 
 class Saver:

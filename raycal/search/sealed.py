@@ -9,6 +9,7 @@ wherever its figures stand.
 from __future__ import annotations
 
 import functools
+import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +114,7 @@ def _open(run: Reopened, record: Mapping[str, Any], numbers: Mapping[str, int], 
     say("opening the sealed test blocks ...")
     opened = recordings.prepare(run.found, run.plan.config.sessions, with_validation(run.plan.agreement),
                                 ("train", "test"), lambda _: None)
-    judged = {key: recordings.beside(_judged, opened, str(path)) for key, path in models.items() if path}
+    judged = {key: recordings.beside(_judged, opened, path.read_bytes()) for key, path in models.items() if path}
     ridge = recordings.beside(ridge_on_traces, opened, LAGS, KEY)
     metrics = {key: ray.get(ref) for key, ref in judged.items()}
     figures = {role: {"number": number, "metrics": _over_seeds([metrics.get((number, seed), {}) for seed in seeds])}
@@ -171,12 +172,13 @@ def _generators(run: Reopened, opened: recordings.Prepared, winner: int) -> dict
     return {"generators": ray.get(recordings.beside(baselines, opened, length, KEY))}
 
 
-def _judged(dataset, path: str) -> dict[str, float]:
-    """Run as a task: measure a model on the test part."""
-    from raycal import inference
+def _judged(dataset, model: bytes) -> dict[str, float]:
+    """Run as a task, on whichever node: measure an exported model on the test part."""
+    from raycal.inference import restored_model
+    from raycal.training import checkpoint
     from raycal.training.evaluate import evaluate
 
-    trained = inference.load(path)
+    trained = restored_model(checkpoint.load(io.BytesIO(model)))
     return evaluate(trained.model, dataset, trained.config, KEY)
 
 

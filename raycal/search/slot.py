@@ -37,6 +37,7 @@ class Job:
     paused: bool = False  # its worker waits for the storage
     stacks: list[str] = field(default_factory=list)  # of workers over the limit
     taken: bool = False  # by a worker that lives
+    since: float = 0.0  # when that was, by the pool's monotonic clock
     last: dict[str, Any] | None = None  # last event, sent again to a trainable that lost it
     events: collections.deque = field(default_factory=collections.deque)
 

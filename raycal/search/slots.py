@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from raycal.search import groups
+from raycal.search import desk, groups
 from raycal.search.slot import Job, Slot, Slots
 
 BEAT = 5.0  # s after which a job that waits for its storage is heard of again
@@ -42,6 +42,7 @@ class SlotPool(Slots):
         super().__init__(settings)
         self._seq = int.from_bytes(os.urandom(4), "big") << 20  # no job of an earlier life is taken for one of this
         self._dataset = None
+        self._home = ray.get_runtime_context().get_node_id()
         if ray.get_runtime_context().was_current_actor_reconstructed:
             groups.remove(groups.of_slots(settings))
 
@@ -90,13 +91,15 @@ class SlotPool(Slots):
             return {"kind": "kept"} if seq < 0 else {"kind": "lost", "message": "the job is no longer in its slot"}
         job.allowed = job.reported + 1
         await self._notify()
-        # A worker that hangs is ended by its own watchdog; this limit is for one that cannot even do that.
-        deadline = BEAT if job.paused else self._settings["limit"] + 120.0
-        if not await self._until(lambda: job.events or self._closed, deadline) or not job.events:
+        # A worker that hangs is ended by its own watchdog; this limit is for one that cannot even do that. It counts
+        # from when a worker has the job: before that it waits for nodes.
+        began, limit = time.monotonic(), self._settings["limit"] + 120.0
+        while not job.events and not await self._until(lambda: job.events, BEAT):
             if job.paused:
                 return job.last
-            self._kill_workers(job)
-            job.end("hang", f"no epoch within {deadline:g} s and no word from the worker")
+            if self._closed or job.taken and time.monotonic() - max(began, job.since) > limit:
+                self._kill_workers(job)
+                job.end("hang", f"no epoch within {limit:g} s and no word from the worker")
         job.last = job.events.popleft()
         return job.last
 
@@ -140,7 +143,7 @@ class SlotPool(Slots):
         await self._until(lambda: self._closed or ready())
         if self._closed:
             return None
-        slot.idle, slot.job.taken = False, True
+        slot.idle, slot.job.taken, slot.job.since = False, True, time.monotonic()
         return self._describe(slot.job)
 
     async def job(self, seq: int) -> dict[str, Any] | None:
@@ -148,8 +151,20 @@ class SlotPool(Slots):
         job = self._job(seq)
         return self._describe(job) if job else None
 
+    async def seen(self, path: str) -> bool:
+        """Say whether a file that a worker made is in a folder that this node has too."""
+        return await asyncio.to_thread(os.path.exists, path)
+
+    async def fetch(self, seq: int, name: str) -> bytes | None:
+        """Return a file of a running job's folder to a worker that does not reach it; None where there is none."""
+        return await asyncio.to_thread(desk.read, self._job(seq), name)
+
+    async def store(self, seq: int, name: str, data: bytes) -> tuple[int, str] | None:
+        """Write such a file; return errno and words of what went wrong. What nobody waits for is not written."""
+        return await asyncio.to_thread(desk.write, self._job(seq), name, data)
+
     def _describe(self, job: Job) -> dict[str, Any]:
-        return {**job.payload, "number": job.number, "seq": job.seq, "reported": job.reported,
+        return {**job.payload, "number": job.number, "seq": job.seq, "reported": job.reported, "home": self._home,
                 "limit": self._settings["limit"], "dataset": self._dataset}
 
     async def proceed(self, seq: int, epoch: int) -> str:

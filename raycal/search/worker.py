@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-RETRY = 1.0  # s between attempts to write to a storage that fails
+from raycal.search.saver import Far, Near, Released, Saver, place
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -25,20 +25,23 @@ def worker_loop(settings: dict[str, Any]) -> None:
     link = _Link(settings["pool"], settings["slot"], context.get_world_rank(), context.get_world_size())
     watchdog = _Watchdog(link)
     datasets: dict[str, Any] = {}
+    shared: dict[str, bool] = {}
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports torch._dynamo (1.4 s) while sessions are read
     gc.collect()
     gc.freeze()  # what Ray and torch hold for good is not searched again at every collection
     link.enlist()
     while (job := link.next_job()) is not None:
-        _run(link, watchdog, job, datasets)
+        _run(link, watchdog, job, datasets, shared)
 
 
-def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any]) -> None:
+def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[str, Any],
+         shared: dict[str, bool]) -> None:
     """Train one job to its end or until it is released."""
     _forget_peak_memory()
-    saver = _Saver(job, link, watchdog)
     try:
-        epochs = _epochs(link, saver, job, datasets)
+        folder = place(job, link, shared)
+        saver = Saver(job, folder, link, watchdog)
+        epochs = _epochs(link, saver, folder, job, datasets)
         while (word := link.proceed(link.reported + 1)) == "go":
             with watchdog.limit(job["limit"]):
                 epoch = next(epochs)
@@ -49,7 +52,7 @@ def _run(link: _Link, watchdog: _Watchdog, job: dict[str, Any], datasets: dict[s
         if word == "keep":
             saver.keep()
             link.post({"kind": "kept"})
-    except _Released:
+    except Released:
         return
     except Exception as e:
         if _lost_peer(e):
@@ -73,17 +76,15 @@ def _free(error: BaseException) -> None:
         torch.cuda.empty_cache()
 
 
-def _epochs(link: _Link, saver: _Saver, job: dict[str, Any], datasets: dict[str, Any]):
+def _epochs(link: _Link, saver: Saver, folder: Near | Far, job: dict[str, Any], datasets: dict[str, Any]):
     """Return the trainer's generator, resumed from the trial's checkpoint where there is one."""
     from raycal.config import Config
     from raycal.sessions import store
-    from raycal.training import checkpoint
     from raycal.training.loop import replay
 
     dataset = store.get(job["dataset"], datasets)
     config = Config().replace(job["config"])
-    path = os.path.join(job["folder"], "checkpoint.pt")
-    resume = checkpoint.load(path) if os.path.exists(path) else None
+    resume = folder.read("checkpoint.pt")
     save = saver.save if link.rank == 0 else None
     epochs = job["trainer"](config, dataset, resume=resume, rank=link.rank, world=link.world, save=save)
     # what the state has behind it was perhaps never heard of: who was told may have died
@@ -95,66 +96,6 @@ def _after(epochs, reported: int):
     for epoch in epochs:
         if epoch.epoch > reported or epoch.done:
             yield epoch
-
-
-class _Released(Exception):
-    """The job was taken back while its worker waited for the storage."""
-
-
-class _Saver:
-    """Writes the state of a running trial: at once when it ends, else every few seconds.
-
-    A state on the way that the storage refuses is left out, the one before stands; the last one is waited with.
-    """
-
-    def __init__(self, job: dict[str, Any], link: _Link, watchdog: _Watchdog):
-        self._folder, self._every = job["folder"], job["config"].get("training.save_every", 10.0)
-        self._link, self._watchdog, self._last = link, watchdog, time.monotonic()
-        self._unsaved: dict[str, Any] | None = None
-
-    def save(self, state: dict[str, Any]) -> None:
-        from raycal.training import checkpoint
-
-        if state["done"]:
-            with self._watchdog.suspended():
-                self._insist("model.pt", checkpoint.export(state))
-            return
-        self._unsaved = state
-        if time.monotonic() - self._last >= self._every:
-            self.keep()
-
-    def keep(self) -> None:
-        """Write the last state where that has not been done."""
-        with contextlib.suppress(OSError):
-            if self._unsaved is not None:
-                self._write("checkpoint.pt", self._unsaved)
-                self._unsaved, self._last = None, time.monotonic()
-
-    def _write(self, name: str, state: dict[str, Any]) -> None:
-        from raycal.training import checkpoint
-
-        if not os.path.isdir(self._folder):
-            os.mkdir(self._folder)  # not its parents: a run folder that vanished is not begun anew elsewhere
-        checkpoint.save(os.path.join(self._folder, name), state)
-
-    def _insist(self, name: str, state: dict[str, Any]) -> None:
-        """Write, whatever time the storage takes to come back, unless the job is taken back first."""
-        from raycal.search.patience import LONGEST
-
-        began, said = time.monotonic(), False
-        while True:
-            try:
-                return self._write(name, state)
-            except OSError as e:
-                if time.monotonic() - began > LONGEST:
-                    raise
-                if not said:
-                    self._link.post({"kind": "paused", "message": f"{self._folder} cannot be written "
-                                                                  f"({e.strerror or e})"})
-                    said = True
-            time.sleep(RETRY)
-            if not self._link.wanted():
-                raise _Released
 
 
 class _Link:
@@ -198,6 +139,21 @@ class _Link:
 
     def wanted(self) -> bool:
         return self._call("job", self._seq) is not None
+
+    def at(self, node: str) -> bool:
+        """Say whether this worker runs on a node."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id() == node
+
+    def seen(self, path: str) -> bool:
+        return self._call("seen", path)
+
+    def fetch(self, name: str) -> bytes | None:
+        return self._call("fetch", self._seq, name)
+
+    def store(self, name: str, data: bytes) -> tuple[int, str] | None:
+        return self._call("store", self._seq, name, data)
 
     def proceed(self, epoch: int) -> str:
         return self._share(self._call("proceed", self._seq, epoch) if self.rank == 0 else None)

@@ -18,17 +18,16 @@ import raycal
 ROOT = pathlib.Path(raycal.__file__).parents[1]
 
 
-class Search:
-    """`run_search.py` in a process of its own, and what it has said by the second."""
+class Program:
+    """A program in a process of its own, and what it has said by the second."""
 
-    def __init__(self, *flags: str, address: str, cwd: pathlib.Path):
+    def __init__(self, *command: str, cwd: pathlib.Path, **environment: str):
         self.said: list[tuple[float, str]] = []
         self._began = time.monotonic()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
         environment.pop("RAY_ADDRESS", None)
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run_search.py"), "--address", address, *flags], cwd=cwd, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True)
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
@@ -74,6 +73,7 @@ class Raylets:
             "num_cpus": head_cpus, "object_store_memory": 100 * 2**20, "temp_dir": self.temp_dir,
             "include_dashboard": False})
         self.address = self._cluster.address
+        self._apart: list[Program] = []
 
     def join(self, **resources):
         return self._cluster.add_node(object_store_memory=100 * 2**20, **resources)
@@ -81,7 +81,24 @@ class Raylets:
     def leave(self, node) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def join_apart(self, folder: pathlib.Path, cpus: int = 1) -> Program:
+        """Start a node that sees an empty folder where the others see one, and return the program it dies with.
+
+        Its processes find its number in the environment, as APART.
+        """
+        ray = pathlib.Path(sys.executable).with_name("ray")
+        # an address of its own: a driver joins the raylet that has its machine's, and that is the head's
+        start = (f"mount -t tmpfs none {folder} && exec {ray} start --address {self.address} --num-cpus {cpus} "
+                 f"--node-ip-address 127.0.0.{2 + len(self._apart)} --object-store-memory {100 * 2**20} "
+                 "--disable-usage-stats --block")
+        self._apart.append(Program("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
+                                   start, cwd=ROOT, APART=str(len(self._apart))))
+        self._apart[-1].hears("Ray runtime started", 200)  # two that start at once on one machine take the same ports
+        return self._apart[-1]
+
     def end(self) -> None:
+        for node in self._apart:
+            node.stop()
         self._cluster.shutdown()
         shutil.rmtree(self.temp_dir, ignore_errors=True)
 
@@ -95,14 +112,20 @@ def raylets():
 
 
 @pytest.fixture
-def search(raylets, tmp_path):
-    """Start searches that join the raylets."""
+def program(tmp_path):
+    """Start Python programs that end with the test."""
     started = []
 
-    def start(*flags: str) -> Search:
-        started.append(Search(*flags, address=raylets.address, cwd=tmp_path))
+    def start(*arguments: str) -> Program:
+        started.append(Program(sys.executable, *arguments, cwd=tmp_path))
         return started[-1]
 
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def search(raylets, program):
+    """Start searches that join the raylets."""
+    return lambda *flags: program(str(ROOT / "run_search.py"), "--address", raylets.address, *flags)

@@ -13,7 +13,7 @@ import torch
 
 import raycal
 from raycal.errors import UserError
-from raycal.search import patience, worker
+from raycal.search import patience, saver
 from raycal.search.patience import Patience
 from raycal.training import checkpoint
 
@@ -21,7 +21,7 @@ from raycal.training import checkpoint
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr(patience, "RETRY", 0.05)
-    monkeypatch.setattr(worker, "RETRY", 0.05)
+    monkeypatch.setattr(saver, "RETRY", 0.05)
 
 
 def away(folder: pathlib.Path, until) -> threading.Thread:
@@ -150,16 +150,17 @@ STATE = {"format": checkpoint.FORMAT, "done": True, "epoch": 1, "history": [{"va
          "best": {"epoch": 1, "value": 0.5, "model": {"w": torch.ones(3)}}}
 
 
-def job_in(trials):
-    """Return a job whose states are written whenever it is asked to."""
-    return {"folder": str(trials / "0003"), "config": {"training.save_every": 0.0}}
+def saver_in(trials, link):
+    """Return the saver of a job whose states are written whenever it is asked to."""
+    job = {"folder": str(trials / "0003"), "config": {"training.save_every": 0.0}}
+    return saver.Saver(job, saver.Near(job["folder"]), link, Watch())
 
 
 def test_the_last_state_of_a_trial_waits_for_its_folder(tmp_path):
     trials, link = tmp_path / "run" / "trials", Link()
     trials.mkdir(parents=True)
     thread = away(tmp_path / "run", lambda: link.posted)
-    worker._Saver(job_in(trials), link, Watch()).save(STATE)
+    saver_in(trials, link).save(STATE)
     thread.join()
     assert [e["kind"] for e in link.posted] == ["paused"] and "No such file" in link.posted[0]["message"]
     assert checkpoint.load(trials / "0003" / "model.pt")["model"]["w"].tolist() == [1, 1, 1]
@@ -167,15 +168,15 @@ def test_the_last_state_of_a_trial_waits_for_its_folder(tmp_path):
 
 
 def test_a_worker_whose_job_is_taken_back_waits_no_longer(tmp_path):
-    with pytest.raises(worker._Released):
-        worker._Saver(job_in(tmp_path / "none"), Link(keep=False), Watch()).save(STATE)
+    with pytest.raises(saver.Released):
+        saver_in(tmp_path / "none", Link(keep=False)).save(STATE)
 
 
 def test_a_state_on_the_way_that_cannot_be_written_is_left_out(tmp_path):
-    saver = worker._Saver(job_in(tmp_path / "run"), Link(), Watch())
-    saver.save({**STATE, "done": False})
+    running = saver_in(tmp_path / "run", Link())
+    running.save({**STATE, "done": False})
     (tmp_path / "run").mkdir()
-    saver.save({**STATE, "done": False})
+    running.save({**STATE, "done": False})
     assert [p.name for p in (tmp_path / "run" / "0003").iterdir()] == ["checkpoint.pt"]
 
 

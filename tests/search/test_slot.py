@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -54,3 +55,26 @@ def test_winding_up_ends_jobs_that_no_worker_has_and_leaves_those_in_work(two):
     two._winding_up = True
     settle(two)
     assert two._slots[0].job.events[0]["kind"] == "kept" and not two._slots[1].job.ended
+
+
+def test_the_limit_of_an_epoch_counts_from_when_a_worker_has_the_job(monkeypatch):
+    """What waits for nodes that boot has not hung; what a worker has and says nothing of has."""
+    from raycal.search import slots as pool
+
+    made = pool.SlotPool.__ray_actor_class__
+    slots = made.__new__(made)
+    Slots.__init__(slots, {"limit": -119.9})  # and two minutes more: 0.1 s
+    monkeypatch.setattr(pool, "BEAT", 0.02)
+    monkeypatch.setattr(slots, "_kill_workers", lambda job: None)
+    job = Job(7, {"config": {}}, 1)
+    slots._slots = [Slot(0, job)]
+
+    async def course():
+        waiting = asyncio.create_task(slots.step(1))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        job.taken, job.since = True, time.monotonic()
+        return await asyncio.wait_for(waiting, 10), time.monotonic() - job.since
+
+    event, seconds = asyncio.run(course())
+    assert event["kind"] == "hang" and seconds >= 0.1
