@@ -105,7 +105,6 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> N
         pictures.write(folder, frames.draw(frames.portrait(trained, dataset, epoch)))
     else:
         from raycal.metrics.real_windows import baselines as generators
-
         from raycal.report import generated, pictures
 
         write("generators.json", generators(dataset, config.windows.length))

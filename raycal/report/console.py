@@ -165,15 +165,12 @@ def _next(summary: dict[str, Any]) -> str:
 
 def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[str, Any]) -> list[str]:
     """Return the table's rows: the objective, the standard metrics of both, and ridge beside them."""
+    from raycal.report.record import LABELS
+
     other = default["metrics"] if default else {}
     rows = [_row("trial", *(f"{t['number']} (epoch {t['epoch']})" if t and t["epoch"] else "-"
                             for t in (best, default)))]
-    for key, label in (("val/generation", "generation score"), ("val/c2st", "C2ST, AUC"),
-                       ("val/copied", "copied windows"), ("val/evaluations", "evaluations"),
-                       ("val/cosmoothing_r2", "co-smoothing R2"), ("val/nmse", "NMSE"), ("val/r", "correlation"),
-                       ("val/behavior_r2", "behaviour R2"),
-                       ("val/bits_per_second", "bits/s, measured"), ("val/usage", "codebook usage"),
-                       ("val/iwae", "IWAE, nats/frame"), ("val/active_units", "active latents")):
+    for key, label in LABELS.items():
         if key in best["metrics"]:
             rows.append(_row(label, _number(best["metrics"][key]), _number(other.get(key))))
         if key == "val/bits_per_second" and summary.get("code_length"):
@@ -243,7 +240,7 @@ def _held_out(summary: dict[str, Any]) -> list[str]:
 
 
 def _row(label: str, first: str, second: str) -> str:
-    return f"{label:<18}{first:>14}{second:>16}".rstrip()
+    return f"{label:<20}{first:>12}{second:>16}".rstrip()
 
 
 def _number(value: float | None) -> str:
