@@ -193,7 +193,8 @@ def _generated(run: Run, generated: Mapping[str, Any]) -> list[Any]:
     from raycal.report.pictures import encoded
 
     said = {"generated-traces": f"Validation windows of {generated['session']}, and windows that trial "
-                                f"{run.winner.number} generated, of the neurons that vary most: none is to match one",
+                                f"{run.winner.number} generated, of the neurons that vary most; none is drawn to match "
+                                "another",
             "generated-spectra": "Power at each frequency", "generated-correlations": "Correlations between neurons, "
                                  "those that go together side by side, and the same pair by pair"}
     return [Picture(encoded(figure), said[name]) for name, figure in draw(generated).items()]
