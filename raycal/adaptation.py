@@ -3,10 +3,10 @@
     other = raycal.load("runs/grvq-1/best").adapt(session)
     codes = other.codes(session)
 
-The new session is split, scaled and cut into windows as the model's own were. Of a model with codes its train blocks fit a
-read-in and a read-out, its validation blocks choose the epoch. Encoder, codebooks, decoder and behaviour head keep every
-bit, so that a code means to the rest of the model what it meant before. Of a VAE `embed` fits the identities, which
-decide all that is a neuron's own: how it is pooled, its loading, gain and bias.
+The new session is split, scaled and cut into windows as the model's own were. Of a model with codes its train blocks
+fit a read-in and a read-out, its validation blocks choose the epoch. Encoder, codebooks, decoder and behaviour head keep
+every bit, so that a code means to the rest of the model what it meant before. Of a VAE `embed` fits the identities,
+which decide all that is a neuron's own: how it is pooled, its loading, gain and bias.
 """
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ EPOCHS, PATIENCE = 20, 5  # epochs at most, and without a better validation NMSE
 SETTABLE = tuple(f"sessions.{name}" for name in ("rate", "nan", "split", "rounds", "gap", "select", "neurons"))
 # a few small steps: an identity is many numbers for the few frames of a neuron, and factor analysis is near
 EMBEDDING = {"training.epochs": 5, "training.patience": 0, "search.objective": "cosmoothing_r2", "optimizer.lr": 3e-4,
-             "vae.masking": 0.4, "kl.schedule": "constant", "kl.weight": 1.0, "kl.free_bits": 0.0}
+             "vae.masking": 0.4, "kl.schedule": "constant", "kl.weight": 1.0, "kl.free_bits": 0.0,
+             "training.device": "cpu"}
 # two layers need no workers and no mixed precision; NMSE is what read-in and read-out are for
 FIXED = {"search.objective": "nmse", "training.patience": PATIENCE, "training.workers": 1, "training.gpus": 0.0,
          "training.precision": "float32"}

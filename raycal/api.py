@@ -14,7 +14,7 @@ from raycal.errors import UserError, nearest
 SHORT = {"trials": "search.trials", "epochs": "training.epochs", "seed": "training.seed",
          "objective": "search.objective", "sampler": "search.sampler", "pruner": "search.pruner",
          "workers_per_trial": "training.workers", "gpus_per_trial": "training.gpus", "device": "training.device",
-         "confirm_top": "search.confirm_top", "confirm_seeds": "search.confirm_seeds"}
+         "split": "sessions.split", "confirm_top": "search.confirm_top", "confirm_seeds": "search.confirm_seeds"}
 
 
 def search(space: str, sessions: Any = None, *, settings: Mapping[str, Any] | None = None,
@@ -43,13 +43,13 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
     config: a Config, or the name of a space whose default is meant. The best epoch's weights are
     written to out/model.pt when out is given, pictures of it to out/figures/, and what its codes cost to
     out/code_length.json, of a model without codes how classical models do beside it to out/cosmoothing.json or
-    out/generators.json. on_epoch hears every raycal.training.loop.Epoch.
+    out/generators.json, and of recordings held out the same to out/held_out.json. on_epoch hears every
+    raycal.training.loop.Epoch.
     """
     import tempfile
 
-    from raycal import inference
+    from raycal import animals, inference
     from raycal.search.plan import SIMULATED, simulated_sessions
-    from raycal.sessions.prepare import prepare
     from raycal.training import checkpoint
     from raycal.training.loop import train as epochs
 
@@ -61,7 +61,7 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
     if not recordings:
         print(SIMULATED)
         recordings = simulated_sessions()
-    dataset = prepare(recordings, config.sessions, config.windows.length)
+    dataset, held = animals.prepared(recordings, config)
     final: dict[str, Any] = {}
     for epoch in epochs(config, dataset, save=final.update):
         if on_epoch:
@@ -73,6 +73,8 @@ def train(config: Config | str = "grvq", sessions: Any = None, *, settings: Mapp
         trained = inference.load(folder)
         if out:
             _describe(trained, dataset, folder, final["best"]["epoch"])
+            if held is not None:
+                _describe_held_out(trained, held, folder)
         return trained
 
 
@@ -103,11 +105,23 @@ def _describe(trained: Any, dataset: Any, folder: pathlib.Path, epoch: int) -> N
         pictures.write(folder, frames.draw(frames.portrait(trained, dataset, epoch)))
     else:
         from raycal.metrics.real_windows import baselines as generators
-
         from raycal.report import generated, pictures
 
         write("generators.json", generators(dataset, config.windows.length))
         pictures.write(folder, generated.draw(trained.arrays["generated"]))
+
+
+def _describe_held_out(trained: Any, held: Any, folder: pathlib.Path) -> None:
+    """Write how far the model holds for recordings that trained nothing, and classical models fitted to the same."""
+    import json
+
+    from raycal import animals
+    from raycal.search.folder import write_atomically
+
+    reached = animals.of_model(held, (folder / "model.pt").read_bytes())
+    classical = animals.of_classical(held, trained.config.vae.latents + trained.config.vae.window_latents)
+    found = {id: {"model": reached[id], "classical": classical[id]} for id in reached}
+    write_atomically(folder / "held_out.json", json.dumps(found, indent=1))
 
 
 def configure(space: str, settings: Mapping[str, Any], config_file: Mapping[str, Any]):

@@ -22,6 +22,8 @@ def check(config: Config) -> None:
     if s.select != "all" and s.neurons < 2:
         raise UserError(f"sessions.select={s.select} with sessions.neurons={s.neurons}: say how many neurons to keep, "
                         "at least 2")
+    if s.held_out or s.split == "animals":
+        _check_held_out(config)
     _check_quantizer(config.quantizer)
     if config.windows.length < config.model.downsample:
         raise UserError(f"windows.length={config.windows.length} is shorter than the {config.model.downsample} frames "
@@ -38,9 +40,23 @@ def check(config: Config) -> None:
         _check_vae(config)
     if config.model.family == "diffusion":
         _check_diffusion(config)
+    elif t.shard:
+        raise UserError(f"training.shard=1 with model.family={config.model.family}: quantizers and identities are not "
+                        "spread over workers; use training.shard=0, the workers then average gradients")
     elif config.diffusion.first_stage:
         raise UserError(f"--first-stage {config.diffusion.first_stage} with model.family={config.model.family}: only "
                         "a generative model works in the latents of another; use --space diffusion, or leave it out")
+
+
+def _check_held_out(config: Config) -> None:
+    s = config.sessions
+    what = f"sessions.held_out={','.join(s.held_out)}" if s.held_out else "sessions.split=animals"
+    if config.model.family != "vae":
+        raise UserError(f"{what} with model.family={config.model.family}: a neuron has no identity there that could be "
+                        "fitted alone; leave the recording out, and use raycal apply --adapt on it afterwards")
+    if s.mode == "first_only":
+        raise UserError(f"{what} with sessions.mode=first_only: one session is used, so none can be held out; use "
+                        "--set sessions.mode=separate")
 
 
 def check_conditions(config: Config, behaviors: Sequence, still: Mapping[str, Sequence[str]] | None = None) -> None:

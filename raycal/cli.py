@@ -114,6 +114,7 @@ def _common(p: argparse.ArgumentParser) -> None:
                    help="recordings: files, globs, allen:ID; none: simulated ones")
     p.add_argument("--first-stage", nargs="+", default=[], metavar="RUN",
                    help="VQ-VAEs or VAEs on the same data: --space diffusion generates the latents of one of them")
+    p.add_argument("--split", metavar="HOW", help="blocks, file, or animals: the last recording is held out whole, too")
     p.add_argument("--epochs", metavar="E", help="length of a full training")
     p.add_argument("--out", metavar="DIR", help="the run's folder (default runs/SPACE-DATE-N)")
     p.add_argument("--seed", metavar="S", help="seed of everything random (default 0)")

@@ -26,7 +26,8 @@ def setting(default, *, choices=None, low=None, high=None):
 @dataclass(frozen=True)
 class Sessions:
     mode: str = setting("separate", choices=("separate", "pad", "first_only"))
-    split: str = setting("blocks", choices=("blocks", "file"))
+    split: str = setting("blocks", choices=("blocks", "file", "animals"))  # animals: blocks, and the last held out
+    held_out: tuple[str, ...] = setting(())  # ids of sessions that train no weight which neurons share
     rounds: int = setting(3, low=1, high=100)  # one round reads -0.28 where three read +0.38 (ridge R2, worms)
     train: float = setting(0.6, low=0.05, high=0.95)
     validation: float = setting(0.2, low=0.02, high=0.9)  # the rest is the sealed test part
@@ -161,6 +162,7 @@ class Training:
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting("float32", choices=("float32", "bf16", "fp16"))
     workers: int = setting(1, low=1, high=1024)  # Ray Train workers a trial
+    shard: int = setting(0, choices=(0, 1))  # spread weights, gradients and moments over them; generative models only
     gpus: float = setting(0.0, low=0.0)  # GPUs a worker
     epoch_limit: float = setting(1800.0, low=1.0)  # s; an epoch over it ends the trial
     save_every: float = setting(10.0, low=0.0)  # s between checkpoints of a running trial

@@ -12,7 +12,7 @@ from raycal.config import Config
 from raycal.search import run as runner
 from raycal.search.folder import RunFolder
 
-FLAGS = """--space --sessions --trials --epochs --out --seed --objective --sampler --pruner --workers-per-trial
+FLAGS = """--space --sessions --split --trials --epochs --out --seed --objective --sampler --pruner --workers-per-trial
 --gpus-per-trial --max-concurrent --max-minutes --address --storage --config --set --print-config --list-spaces
 --first-stage --resume --more --allow-space-change --device --confirm-top --confirm-seeds --no-confirm --dry-run -v -q -h --help"""
 
@@ -123,7 +123,8 @@ def test_defaults_give_way_to_space_to_file_to_the_command_line(capsys, tmp_path
 
 def test_every_short_flag_sets_its_setting(searched):
     given = {"trials": 7, "epochs": 8, "seed": 9, "objective": "correlation", "sampler": "random", "pruner": "none",
-             "workers-per-trial": 2, "gpus-per-trial": 1.0, "device": "cuda", "confirm-top": 4, "confirm-seeds": 6}
+             "workers-per-trial": 2, "gpus-per-trial": 1.0, "device": "cuda", "confirm-top": 4, "confirm-seeds": 6,
+             "split": "file"}
     assert cli.main(["search", "--space", "grvq", *(w for k, v in given.items() for w in (f"--{k}", str(v)))]) == 0
     (_, config, _), = searched
     assert set(api.SHORT) == {k.replace("-", "_") for k in given}

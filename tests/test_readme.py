@@ -24,7 +24,7 @@ WORDS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 PARSERS = {"report": cli_report.report_parser, "export": cli_report.export_parser, "compare": cli_report.compare_parser,
            "traverse": cli_report.traverse_parser, "confirm": cli_runs.confirm_parser, "test": cli_runs.test_parser,
-           "reproduce": cli_runs.reproduce_parser,
+           "reproduce": cli_runs.reproduce_parser, "train": cli.train_parser,
            "sessions": cli_sessions.sessions_parser, "doctor": cli.doctor_parser, "apply": cli.apply_parser,
            "generate": cli.generate_parser,
            "cluster": cli_cluster.cluster_parser}
@@ -96,7 +96,7 @@ def test_the_space_is_one(tmp_path):
 def test_a_command_is_one_that_the_program_takes(command):
     words = shlex.split(command.removeprefix("python "))
     if words[0] == "raycal" and words[1] in PARSERS:
-        PARSERS[words[1]]().parse_args(words[2:] or ["RUN"])
+        PARSERS[words[1]]().parse_args(words[2:] or ["RUN"] * (words[1] != "train"))
         return
     if words[:2] == ["raycal", "plan"]:
         words = ["run_search.py", *words[2:], "--dry-run"]

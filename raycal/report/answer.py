@@ -11,7 +11,7 @@ from typing import Any
 
 from raycal.metrics.intervals import paired_difference
 from raycal.report.classical import GENERATION, HIDDEN, NOTHING, Estimate, Row, classical, short
-from raycal.report.confirmed import against, hidden_neurons
+from raycal.report.confirmed import against, held_out, hidden_neurons
 from raycal.report.record import LABELS, Run, metric_of, number
 
 
@@ -139,7 +139,7 @@ def _trust(run: Run) -> list[str]:
         opened = run.tests[-1]
         earlier = len(opened.get("earlier", []))
         again = f" They had been opened {earlier} times before: only the first opening was a test." if earlier else ""
-        beside = [f"There {said}." for said in hidden_neurons(opened)]
+        beside = [f"There {said}." for said in (*hidden_neurons(opened), *held_out(opened))]
         return [f"The sealed blocks were opened on {opened['when'][:10]}.{again}", *beside, *_confirmed(run)]
     return _confirmed(run)
 

@@ -43,7 +43,7 @@ def openings(receipt: Sequence[Mapping[str, Any]]) -> list[str]:
         if f"test/{key}" in last["winner"]["metrics"]:
             lines.append(f"  {label:<16} {interval(last['winner']['metrics'][f'test/{key}']):<28} "
                          f"{interval(last['default']['metrics'].get(f'test/{key}', {}))}")
-    lines += [f"  {line}" for line in (*_classical(last), *hidden_neurons(last), last["verdict"])]
+    lines += [f"  {line}" for line in (*_classical(last), *hidden_neurons(last), *held_out(last), last["verdict"])]
     return lines
 
 
@@ -76,10 +76,24 @@ def _classical(opening: Mapping[str, Any]) -> list[str]:
 
 def hidden_neurons(opening: Mapping[str, Any]) -> list[str]:
     """Say of each classical model that predicts hidden neurons whether the winner beats it, by interval over seeds."""
-    mine, found = opening["winner"]["metrics"].get("test/cosmoothing_r2"), opening["baselines"].get("cosmoothing", {})
-    best = {f"{model} {size}" for model, size in opening["baselines"].get("cosmoothing_sizes", {}).items()}
-    return [f"the winner {against(mine, float(r2))} {name}: co-smoothing R2 {number_of(r2)}"
-            + (", its best size on validation" if name in best else "") for name, r2 in found.items() if mine]
+    mine, baselines = opening["winner"]["metrics"].get("test/cosmoothing_r2"), opening["baselines"]
+    return _each(mine, baselines.get("cosmoothing", {}), baselines.get("cosmoothing_sizes", {})) if mine else []
+
+
+def held_out(opening: Mapping[str, Any]) -> list[str]:
+    """Say the same of every recording that trained nothing, after what winner and default reach there."""
+    lines = []
+    for id, found in opening.get("held_out", {}).items():
+        mine, other = found.get("winner", {}), found.get("default", {})
+        lines.append(f"held out, {id}: co-smoothing R2 {interval(mine)}, of the default {interval(other)}")
+        lines += _each(mine, found["classical"], found["sizes"], " there") if mine else []
+    return lines
+
+
+def _each(mine: Mapping[str, Any], found: Mapping[str, Any], sizes: Mapping[str, int], where: str = "") -> list[str]:
+    best = {f"{model} {size}" for model, size in sizes.items()}
+    return [f"the winner {against(mine, float(r2))} {name}{where}: co-smoothing R2 {number_of(r2)}"
+            + (", its best size on validation" if name in best else "") for name, r2 in found.items()]
 
 
 def against(figures: Mapping[str, Any], value: float) -> str:

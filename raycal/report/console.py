@@ -135,7 +135,7 @@ def closing(summary: dict[str, Any]) -> str:
     if best is None:
         lines += ["no trial completed, so there is no winner"]
     else:
-        lines += [_row("", "winner", "default"), *_rows(best, default, summary)]
+        lines += [_row("", "winner", "default"), *_rows(best, default, summary), *_held_out(summary)]
     lines += _of_each(summary.get("quantizers", {}))
     if "confirm" in summary:
         lines += confirmation(summary["confirm"], counts["complete"])
@@ -165,15 +165,12 @@ def _next(summary: dict[str, Any]) -> str:
 
 def _rows(best: dict[str, Any], default: dict[str, Any] | None, summary: dict[str, Any]) -> list[str]:
     """Return the table's rows: the objective, the standard metrics of both, and ridge beside them."""
+    from raycal.report.record import LABELS
+
     other = default["metrics"] if default else {}
     rows = [_row("trial", *(f"{t['number']} (epoch {t['epoch']})" if t and t["epoch"] else "-"
                             for t in (best, default)))]
-    for key, label in (("val/generation", "generation score"), ("val/c2st", "C2ST, AUC"),
-                       ("val/copied", "copied windows"), ("val/evaluations", "evaluations"),
-                       ("val/cosmoothing_r2", "co-smoothing R2"), ("val/nmse", "NMSE"), ("val/r", "correlation"),
-                       ("val/behavior_r2", "behaviour R2"),
-                       ("val/bits_per_second", "bits/s, measured"), ("val/usage", "codebook usage"),
-                       ("val/iwae", "IWAE, nats/frame"), ("val/active_units", "active latents")):
+    for key, label in LABELS.items():
         if key in best["metrics"]:
             rows.append(_row(label, _number(best["metrics"][key]), _number(other.get(key))))
         if key == "val/bits_per_second" and summary.get("code_length"):
@@ -232,8 +229,18 @@ def _beside(metrics: dict[str, float], summary: dict[str, Any]) -> list[str]:
     return rows
 
 
+def _held_out(summary: dict[str, Any]) -> list[str]:
+    """Return two lines for each recording that trained nothing: its id, and the models that are fitted to it."""
+    lines = []
+    for id, found in summary.get("held_out", {}).items():
+        classical = ", ".join(f"{name} {_number(r2)}" for name, r2 in found["classical"].items())
+        lines += [f"held out     {id}", _row("  co-smoothing R2", _number(found.get("winner")),
+                                             _number(found.get("default"))) + f"   {classical}"]
+    return lines
+
+
 def _row(label: str, first: str, second: str) -> str:
-    return f"{label:<18}{first:>14}{second:>16}".rstrip()
+    return f"{label:<20}{first:>12}{second:>16}".rstrip()
 
 
 def _number(value: float | None) -> str:

@@ -54,7 +54,7 @@ def _traces(generated: Mapping[str, Any]):
 
 
 def _spectra(generated: Mapping[str, Any]):
-    figure = _figure(5.2, 3.4, f"{generated['session']}: power, a mean over neurons")
+    figure = _figure(9.6, 3.0, f"{generated['session']}: power, a mean over neurons")
     axis = figure.subplots()
     hertz = np.fft.rfftfreq(generated["length"], 1.0 / generated["rate"])
     for key, name in NAMES.items():

@@ -15,7 +15,7 @@ def settled(plan: Any) -> list[str]:
     """Return what is known once recordings are read: judge, split, data."""
     better = ", ".join(f"{key} ({'lower' if d == 'minimize' else 'higher'} is better)"
                        for key, d in zip(plan.objectives, plan.directions))
-    limit = f", at most {plan.rate_limit:.4g} bits a second of recording" if plan.rate_limit else ", at any rate"
+    limit = f", at most {plan.rate_limit:.4g} bits a second of recording" if plan.rate_limit else ""
     drawn = list(zip(plan.sketches, plan.agreement.splits))
     lines = [f"judged by    {better}{limit}",
              f"split        {MARKS['train']} train  {MARKS['validation']} validation  {MARKS['test']} test, sealed  "

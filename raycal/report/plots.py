@@ -179,7 +179,7 @@ def agreement(run: Run) -> list[tuple[int, float]]:
     """Return (epoch, Spearman's rho) of the best value until that epoch with the final one, over complete trials."""
     from scipy.stats import spearmanr
 
-    courses = [(running_best(run, t), t.values[0]) for t in run.complete if course(t)]
+    courses = [(running_best(run, t), run.sign * t.values[0]) for t in run.complete if course(t)]
     if len(courses) < AGREEING:
         return []
     found = []

@@ -16,17 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raycal.errors import UserError
 from raycal.report.leaderboard import OVER_LIMIT
+from raycal.search import storage
 from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS, Keeper
-from raycal.search import storage
 from raycal.search.study import best_trial, read_study
 
 LABELS = {"val/generation": "generation score", "val/c2st": "C2ST, AUC", "val/copied": "copied windows",
-          "val/evaluations": "evaluations a window", "val/cosmoothing_r2": "co-smoothing R2",
-          "val/cosmoothing_r2_given_behavior": "co-smoothing R2, behaviour told", "val/nmse": "NMSE",
+          "val/evaluations": "evaluations a window", "val/cosmoothing_r2": "co-smoothing R2", "val/nmse": "NMSE",
           "val/r": "correlation", "val/behavior_r2": "behaviour R2", "val/bits_per_second": "bits/s, measured",
-          "val/usage": "codebook usage", "val/elbo": "ELBO, nats a frame", "val/iwae": "IWAE, nats a frame",
-          "val/active_units": "active latents"}
+          "val/usage": "codebook usage", "val/iwae": "IWAE, nats/frame", "val/active_units": "active latents"}
 METRICS = {"generation": "val/generation", "evaluations": "val/evaluations", "cosmoothing_r2": "val/cosmoothing_r2",
            "elbo": "val/elbo", "iwae": "val/iwae", "nmse": "val/nmse", "correlation": "val/r",
            "behavior_r2": "val/behavior_r2", "bits_per_second": "val/bits_per_second"}

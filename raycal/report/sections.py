@@ -12,7 +12,7 @@ import numpy as np
 from raycal.report import answer as words
 from raycal.report import parameters, plots
 from raycal.report.blocks import Code, Details, Grid, Picture, Plot, Table, Text
-from raycal.report.classical import CODES, NMSE, RATE, Estimate, codes
+from raycal.report.classical import CODES, NMSE, RATE, Estimate, codes, short
 from raycal.report.export import trials_table
 from raycal.report.record import Run, metric_of, number
 
@@ -58,11 +58,25 @@ def answer(run: Run) -> list[Any]:
             "Confirmed: fresh seeds there. Tested: seeds on the sealed blocks. Means with 95 % intervals over seeds.",
             ("", "search", "confirmed", "tested"),
             [(r.name, *map(_unbroken, r[1:4])) for r in rows]))
+        blocks += _held_out(run)
         blocks.append(Details("Other figures of the same epochs, search", [Table(
             f"Validation blocks: winner at its best epoch {run.winner.user_attrs['best_epoch']}"
             + (f", default at its best epoch {run.default.user_attrs['best_epoch']}" if run.default else ""),
             ("", "winner", "default"), words.others(run))]))
     return [*blocks, spent, Details("All trials", [_trials(run)])]
+
+
+def _held_out(run: Run) -> list[Any]:
+    """Return a table of the recordings that trained nothing, where there are any."""
+    found = run.summary.get("held_out", {})
+    if not found:
+        return []
+    classical = list(dict.fromkeys(name for one in found.values() for name in one["classical"]))
+    rows = [(id, *(short(number(one.get(role))) for role in ("winner", "default")),
+             *(short(number(one["classical"].get(name))) for name in classical)) for id, one in found.items()]
+    return [Table("Recordings held out: no weight that neurons share was trained on them, identities and the classical "
+                  "models are fitted to their train blocks; co-smoothing R2 on their validation blocks",
+                  ("", "winner", "default", *classical), rows)]
 
 
 def _unbroken(estimate: Estimate) -> str:
@@ -179,7 +193,8 @@ def _generated(run: Run, generated: Mapping[str, Any]) -> list[Any]:
     from raycal.report.pictures import encoded
 
     said = {"generated-traces": f"Validation windows of {generated['session']}, and windows that trial "
-                                f"{run.winner.number} generated, of the neurons that vary most: none is to match one",
+                                f"{run.winner.number} generated, of the neurons that vary most; none is drawn to match "
+                                "another",
             "generated-spectra": "Power at each frequency", "generated-correlations": "Correlations between neurons, "
                                  "those that go together side by side, and the same pair by pair"}
     return [Picture(encoded(figure), said[name]) for name, figure in draw(generated).items()]

@@ -36,7 +36,8 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
 
     gives = family(plan.config).gives
     if gives == "latents":
-        return _of_frames(data, study, folder, say)
+        found = _of_frames(data, study, folder, say)
+        return found._replace(facts=found.facts | _held_out(data, study, folder, say)) if data.held else found
     if gives == "windows":
         return Ending(_generators(data, study, say), None)
     rates, roles = _rates(plan, study), _marked(study)
@@ -71,7 +72,21 @@ def _of_frames(data: recordings.Prepared, study: Any, folder: RunFolder, say: Ca
     found = ray.get(recordings.beside(baselines, data, latents, "validation", sizes))
     with _spared("what is drawn of the latents", say):
         portrait = None if drawn is None else ray.get(drawn)
-    return Ending({"cosmoothing": found}, portrait)
+    held = _held_out(data, study, folder, say) if data.held else {}
+    return Ending({"cosmoothing": found, **held}, portrait)
+
+
+def _held_out(data: recordings.Prepared, study: Any, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the co-smoothing R2 of winner, default and classical models on recordings that trained nothing."""
+    from raycal.search import held_out
+    from raycal.search.study import best_trial
+
+    roles, best = _marked(study), best_trial(study)
+    if best is None:
+        return {}
+    kept, config = _models(folder, roles), best.user_attrs["config"]
+    models = {role: kept[number] for role, number in roles.items() if number in kept}
+    return {"held_out": held_out.searched(data.held, models, config["vae.latents"] + config["vae.window_latents"], say)}
 
 
 def _generators(data: recordings.Prepared, study: Any, say: Callable[[str], None]) -> dict[str, Any]:

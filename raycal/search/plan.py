@@ -29,6 +29,8 @@ class Plan:
     directions: tuple[str, ...]
     rate: Callable[[Config], float]  # nominal bits/s
     rate_limit: float
+    held_out: tuple[Any, ...] = ()  # Sketch of every recording that trains nothing
+    held_agreement: Any = None  # what holds across them
 
 
 def simulated_sessions() -> list:
@@ -64,8 +66,9 @@ def check_search(space: Space, config: Config) -> None:
 def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[str], None]) -> Plan:
     """Split the sessions by their sketches, narrow the windows to what fits, fix the rate limit."""
     from raycal.checks import check_conditions
+    from raycal.animals import said
     from raycal.models import bits_per_second, objectives
-    from raycal.sessions.agreement import agree
+    from raycal.sessions.agreement import agree, held_out, some
     from raycal.sessions.split import longest_window, rate_of
     from raycal.training import first_stage
 
@@ -89,7 +92,12 @@ def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[s
         say(f"windows of up to {wanted} frames narrowed to {longest}: the shortest block "
             f"(session {tightest}) holds {fits}")
         space, wanted = dataclasses.replace(space, base=config), longest
-    agreement = agree(sketches, config.sessions, wanted, log=say)
+    out = held_out([s.id for s in sketches], config.sessions)
+    held = tuple(s for s in sketches if s.id in out)
+    used = [s for s in used if s.id not in out]
+    agreement = agree([*used, *held], config.sessions, wanted, log=say)
+    if held:
+        say(said(out))
     check_conditions(config, agreement.behavior_names)
     if config.diffusion.first_stage:
         first_stage.check(config, agreement.fingerprint)
@@ -97,7 +105,8 @@ def make_plan(space: Space, config: Config, sketches: Sequence, say: Callable[[s
     rate = lambda c: bits_per_second(c, hz)  # noqa: E731
     limit = config.search.rate_limit or rate(config)
     _check_feasible(space, rate, limit, rng)
-    return Plan(space, config, tuple(used), agreement, keys, directions, rate, 0.0 if len(keys) > 1 else limit)
+    return Plan(space, config, tuple(used), some(agreement, slice(len(used))), keys, directions, rate,
+                0.0 if len(keys) > 1 else limit, held, some(agreement, slice(len(used), None)))
 
 
 def check_decodable(plan: Plan, varying: Sequence[Sequence[str]]) -> None:

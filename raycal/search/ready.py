@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from raycal.checks import check_conditions
 from raycal.config import Config
 from raycal.report import page
 from raycal.report.console import counter
-from raycal.search import connection, recordings
+from raycal.search import connection, held_out, recordings
 from raycal.search.folder import RunFolder
 from raycal.search.keeper import FACTS, Keeper
 from raycal.search.plan import SIMULATED, Plan, check_decodable, make_plan, simulated_sessions
@@ -104,9 +105,14 @@ def items(options: Options, config: Config, say: Callable[[str], None]) -> list:
 
 def planned(space: Space, config: Config, given: list, options: Options,
             say: Callable[[str], None]) -> tuple[recordings.Recordings, Plan]:
-    """Read the recordings and fix what follows from them; Ray is connected."""
+    """Read the recordings and fix what follows from them; Ray is connected. Those held out come last."""
     found = recordings.read(given, config.sessions, counter("reading", options.quiet))
-    return found, make_plan(space, config, found.sketches, say)
+    plan = make_plan(space, config, found.sketches, say)
+    return _in_order(found, plan), plan
+
+
+def _in_order(found: recordings.Recordings, plan: Plan) -> recordings.Recordings:
+    return found.ordered([sketch.id for sketch in (*plan.sketches, *plan.held_out)])
 
 
 def prepared(plan: Plan, found: recordings.Recordings, began: float, say: Callable[[str], None]) -> recordings.Prepared:
@@ -116,13 +122,14 @@ def prepared(plan: Plan, found: recordings.Recordings, began: float, say: Callab
     check_conditions(plan.config, plan.agreement.behavior_names, data.still)
     say(f"{len(plan.sketches)} recordings read in {time.monotonic() - began:.1f} s, {data.n_bytes / 2**20:.4g} MiB of "
         "them in the object store")
-    return data
+    return dataclasses.replace(data, held=held_out.prepare(plan, found))
 
 
 def read_again(plan: Plan, given: list, options: Options) -> recordings.Prepared:
     """Read and prepare the recordings once more: a node left and took them along."""
-    found = recordings.read(given, plan.config.sessions, counter("reading again", options.quiet))
-    return recordings.prepare(found, plan.config.sessions, plan.agreement, say=lambda line: None)
+    found = _in_order(recordings.read(given, plan.config.sessions, counter("reading again", options.quiet)), plan)
+    data = recordings.prepare(found, plan.config.sessions, plan.agreement, say=lambda line: None)
+    return dataclasses.replace(data, held=held_out.prepare(plan, found))
 
 
 def mirror_of(folder: RunFolder, options: Options, say: Callable[[str], None]) -> Callable[..., Any]:

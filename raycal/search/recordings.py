@@ -27,6 +27,14 @@ class Recordings:
     sketches: tuple[Any, ...]  # raycal.sessions.agreement.Sketch
     sessions: tuple[Any, ...]  # object references
 
+    def ordered(self, ids: Sequence[str]) -> Recordings:
+        """Return the recordings of these ids, in this order."""
+        at = {sketch.id: i for i, sketch in enumerate(self.sketches)}
+        return Recordings(*(tuple(some[at[id]] for id in ids) for some in (self.sketches, self.sessions)))
+
+    def last(self, n: int) -> Recordings:
+        return Recordings(self.sketches[-n:], self.sessions[-n:])
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -36,6 +44,7 @@ class Prepared:
     varying: tuple[tuple[str, ...], ...]  # for each recording, the behaviours that some validation frame shows changing
     still: Mapping[str, tuple[str, ...]]  # recording -> the behaviours that no train frame shows changing
     n_bytes: int
+    held: Prepared | None = None  # recordings that no training gets: train and validation blocks of held-out animals
 
 
 def read(items: Sequence[Any], settings: config.Sessions, counted: Callable[[Iterable, int], Iterable]) -> Recordings:

@@ -22,7 +22,7 @@ from raycal.search.space import Space
 COMPARED = ("windows.", "model.", "quantizer.", "loss.", "vae.", "kl.", "diffusion.",
             "optimizer.", "training.", "search.objective")
 FREE = ("training.device", "training.workers", "training.gpus", "training.epoch_limit", "training.save_every",
-        "diffusion.checkpointing", "diffusion.compiled")
+        "training.shard",         "diffusion.checkpointing", "diffusion.compiled")
 OUTSIDE = "of an earlier space"  # reason of a trial that a changed space does not hold
 
 

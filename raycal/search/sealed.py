@@ -1,9 +1,10 @@
 """The sealed test blocks, opened once: the confirmed winner and the default, trained on train and validation.
 
 Each is trained for the median best epoch of its confirmation, on several seeds that nothing was chosen by, by workers
-that hold no test frame. Only then are the models judged on the test blocks, beside the classical codes and ridge (a model
-without codes beside what classical models reach at its own task), and the receipt (RUN/test_receipt.json, user attribute "test" of the study) is written before a figure is shown. A second
-opening has to be asked for, and is marked wherever its figures stand.
+that hold no test frame. Only then are the models judged on the test blocks, beside the classical codes and ridge (a
+model without codes beside what classical models reach at its own task), and the receipt (RUN/test_receipt.json, user
+attribute "test" of the study) is written before a figure is shown. A second opening has to be asked for, and is marked
+wherever its figures stand.
 """
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from raycal.errors import UserError
 from raycal.metrics.intervals import mean_interval, paired_difference
 from raycal.models import family
 from raycal.report.console import Progress
-from raycal.search import connection, jobs, provenance, recordings
+from raycal.search import connection, held_out, jobs, provenance, recordings
 from raycal.search.confirm import comparison, fresh_seeds, now, outcome_of
 from raycal.search.folder import RunFolder
 from raycal.search.ready import Options, Reopened, reopened
@@ -122,13 +123,14 @@ def _open(run: Reopened, record: Mapping[str, Any], numbers: Mapping[str, int], 
     classical = recordings.beside(baselines, opened, [r for r in (run.plan.rate_limit, taken) if r > 0], KEY)
     beside = {"latents": _hidden_neurons, "windows": _generators}.get(family(run.plan.config).gives)
     others = beside(run, opened, numbers["winner"]) if beside else {}
+    held = _held_out(run, numbers, models, seeds) if run.plan.held_out else {}
     metric = record["metric"].replace("val/", "test/")
     values = {role: figures[role]["metrics"].get(metric, {}).get("values", [math.nan]) for role in numbers}
     difference = paired_difference(values["winner"], values["default"])._asdict()
     return {"when": now(), "fingerprints": {s.id: s.fingerprint for s in run.plan.sketches},
             "data_fingerprint": run.plan.agreement.fingerprint, "metric": metric, "direction": record["direction"],
             "versions": provenance.surroundings(run.cluster.slots.use_gpu), **figures, "difference": difference,
-            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge), **others},
+            "baselines": {"classical": ray.get(classical), "ridge": ray.get(ridge), **others}, **held,
             "verdict": "on the sealed blocks " + comparison(numbers["winner"], metric, record["direction"], difference,
                                                             len(seeds))}
 
@@ -149,6 +151,16 @@ def _hidden_neurons(run: Reopened, opened: recordings.Prepared, winner: int) -> 
     latents = config["vae.latents"] + config["vae.window_latents"]
     return {"cosmoothing": ray.get(recordings.beside(cosmoothing.baselines, opened, latents, KEY, sizes)),
             "cosmoothing_sizes": sizes}
+
+
+def _held_out(run: Reopened, numbers: Mapping[str, int], models: Mapping[tuple[int, int], Any],
+              seeds: Sequence[int]) -> dict[str, Any]:
+    """Return {"held_out": the same of the recordings that trained nothing}, every model brought to them."""
+    config = run.study.get_trials(deepcopy=False)[numbers["winner"]].user_attrs["config"]
+    of_roles = {role: [models[number, seed].read_bytes() for seed in seeds if models[number, seed]]
+                for role, number in numbers.items()}
+    latents = config["vae.latents"] + config["vae.window_latents"]
+    return {"held_out": held_out.opened(run, of_roles, latents, KEY, _over_seeds)}
 
 
 def _generators(run: Reopened, opened: recordings.Prepared, winner: int) -> dict[str, Any]:

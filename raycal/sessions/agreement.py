@@ -21,7 +21,7 @@ from raycal.sessions.split import PARTS, Run, Split, longest_window, rate_of, sp
 
 # a setting that came later than the first runs enters a fingerprint where it is not the default: those stay as they are
 FINGERPRINTED = ("split", "rounds", "train", "validation", "gap", "behavior", "nan", "rate")
-FINGERPRINTED_LATER = ("resample", "smooth", "smooth_behavior", "select", "neurons", "features")
+FINGERPRINTED_LATER = ("resample", "smooth", "smooth_behavior", "select", "neurons", "features", "held_out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,28 @@ def agree(sketches: Sequence[Sketch], settings: config.Sessions, window: int, co
     return Agreement(names, columns, units, splits, settings.mode, shortest, _fingerprint(sketches, settings, splits))
 
 
+def held_out(ids: Sequence[str], settings: config.Sessions) -> tuple[str, ...]:
+    """Return the ids of the sessions that are held out whole: sessions.held_out, the last with sessions.split=animals.
+
+    Raise UserError where one is not among the ids, or none is left.
+    """
+    for id in settings.held_out:
+        if id not in ids:
+            raise UserError(f"sessions.held_out: no session {id!r}{nearest(id, ids)}; given are {', '.join(ids)}")
+    found = tuple(id for id in ids if id in settings.held_out)
+    if not found and settings.split == "animals":
+        found = tuple(ids[-1:])
+    if found and len(found) == len(ids):
+        raise UserError(f"holding out {', '.join(found)} leaves no session to train on; give more recordings with "
+                        "--sessions")
+    return found
+
+
+def some(agreement: Agreement, sessions: slice) -> Agreement:
+    """Return the agreement of some of its sessions; fingerprint and window stay those of all."""
+    return dataclasses.replace(agreement, splits=agreement.splits[sessions])
+
+
 def with_validation(agreement: Agreement) -> Agreement:
     """Return the agreement of a last training: validation frames are train frames, so that all is fitted on both."""
     splits = tuple(dataclasses.replace(cut, pieces={
@@ -104,7 +126,7 @@ def with_validation(agreement: Agreement) -> Agreement:
 def _split(sketch: Sketch, settings, window, context, log) -> Split:
     fits = longest_window(sketch, settings, context)
     if window > fits:
-        rounds = f"sessions.rounds={settings.rounds}, " if settings.split == "blocks" else ""
+        rounds = f"sessions.rounds={settings.rounds}, " if settings.split != "file" else ""
         raise UserError(f"session {sketch.id}: a window of {window} frames does not fit its shortest block, which "
                         f"holds {fits}; use windows.length of at most {fits}, or lower {rounds}"
                         f"sessions.gap={settings.gap:g}")

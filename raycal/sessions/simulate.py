@@ -50,7 +50,8 @@ class Simulation:
 
 
 def simulate(n_neurons: int = 60, n_frames: int = 6000, rate: float = 10.0, n_latents: int = 6, coupling: float = 1.0,
-             noise: float = 0.3, seed: int = 0, id: str | None = None, population: int | None = None) -> Simulation:
+             noise: float = 0.3, seed: int = 0, id: str | None = None,
+             population: int | None = None) -> Simulation:
     """Simulate one session; the same arguments give the same numbers.
 
     rate: frames/s. coupling: share of the variance of every log rate that latents and behaviour drive, the rest is

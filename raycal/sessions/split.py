@@ -84,7 +84,7 @@ def cover(pieces: Sequence[Run], length: int) -> tuple[np.ndarray, np.ndarray]:
 def _too_few(session, settings, gap: int, part: str, window: int, runs: list[Run]) -> UserError:
     longest = max((b - a for a, b in runs), default=0)
     frames = sum(b - a for a, b in session.segments)
-    rounds = f"sessions.rounds={settings.rounds}, " if settings.split == "blocks" else ""
+    rounds = f"sessions.rounds={settings.rounds}, " if settings.split != "file" else ""
     return UserError(
         f"session {session.id}: too few frames for a {part} part: of {frames} frames in {len(session.segments)} "
         f"segment(s), with gaps of {gap} frames, its longest run is {longest} and a window takes {window}; "

@@ -21,8 +21,14 @@ class _Loss(nn.Module):
         return self.model.loss(batch)
 
 
-def parallel(model: nn.Module, world: int, sessions: int) -> Callable[[Any], tuple[torch.Tensor, dict]]:
-    """Return batch -> (loss, terms), with gradients averaged over the workers when there are several."""
+def parallel(model: nn.Module, world: int, sessions: int,
+             shards: bool = False) -> Callable[[Any], tuple[torch.Tensor, dict]]:
+    """Return batch -> (loss, terms), with gradients averaged over the workers when there are several.
+
+    shards: the model is a loss whose parameters are spread over the workers (sharding.py), and sees to them itself.
+    """
+    if shards:
+        return model
     if world == 1:
         return model.loss
     ddp = nn.parallel.DistributedDataParallel

@@ -21,7 +21,7 @@ from raycal import models
 from raycal.config import Config
 from raycal.errors import UserError
 from raycal.sessions.windows import WindowSampler
-from raycal.training import checkpoint, distributed, first_stage, kl
+from raycal.training import checkpoint, distributed, first_stage, kl, sharding
 from raycal.training.ema import WeightEMA
 from raycal.training.evaluate import Evaluation, measure
 from raycal.training.optim import Updater
@@ -58,14 +58,14 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
     """
     run = Run(config, dataset, resume, rank, world, held or {}, until, start=start)
     model, ema, update, record = run.model, run.ema, run.update, run.record
-    loss = distributed.parallel(model, world, len(dataset.n_neurons))
+    loss = distributed.parallel(run.trained, world, len(dataset.n_neurons), run.shards)
     if record.ended_by:
         yield record.latest()
 
     while not record.ended_by:
         started = time.perf_counter()
         run.seed(record.epoch)
-        model.train(not held)
+        run.trained.train(not held)
         means = _Means()
         for at, batches in run.steps(record.epoch):
             lr = learning_rate(config.optimizer, at, run.n_steps, record.losses)
@@ -75,13 +75,16 @@ def train(config: Config, dataset, *, resume: dict[str, Any] | None = None, rank
 
         metrics, arrays = {**means.over(world), "lr": lr}, {}
         with ema.swapped():
+            run.gather()
             if math.isfinite(metrics["train/loss"]) and not until:
                 measured, arrays = distributed.from_first(run.measure, rank, world)
                 metrics.update(measured)
             record.add({**metrics, "seconds": time.perf_counter() - started}, model, arrays)
 
+        run.gather()
+        state = run.state() if run.shards or (save and rank == 0) else {}
         if save and rank == 0:
-            save(run.state())
+            save(state)
         yield record.latest(arrays)
 
 
@@ -110,8 +113,10 @@ class Run:
         _hold(self.model, held)
         self.model.to(device)
         self.sampler = WindowSampler(dataset, config.windows, config.sessions.normalize, device, rank, world)
-        self.update = Updater(self.model, config, device)
-        self.ema = WeightEMA(self.model, config.optimizer.ema)
+        self.shards = bool(config.training.shard) and world > 1
+        self.trained = sharding.sharded(self.model, world) if self.shards else self.model
+        self.update = Updater(self.trained, config, device)
+        self.ema = WeightEMA(self.trained, config.optimizer.ema)
         self.record = _Record(config, until)
         self._steps_per_epoch = math.ceil(self.sampler.steps_per_epoch / config.optimizer.accumulate)
         self.n_steps = self._steps_per_epoch * config.training.epochs
@@ -136,12 +141,18 @@ class Run:
         if hasattr(self.model, "kl_weight"):
             self.model.kl_weight = kl.weight(self._config.kl, at / max(1, self.n_steps - 1), self.record.rates)
 
+    def gather(self) -> None:
+        """Bring the model to the weights that are trained, where these are spread over the workers."""
+        if self.shards:
+            sharding.gather(self.model, self.trained)
+
     def measure(self) -> Evaluation:
         return measure(self.model, self._dataset, self._config)
 
     def state(self) -> dict[str, Any]:
         """Return the state of the run, as checkpoint.py describes it, in memory of its own."""
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), **self.update.state_dict()}
+        parts = sharding.joined(parts) if self.shards else parts
         return {"format": checkpoint.FORMAT, **checkpoint.copied(parts), **self.record.state(),
                 "config": self._config.flat(), "fingerprint": self._dataset.fingerprint,
                 "data": {**checkpoint.describe(self._dataset, self._config.sessions.normalize), **self._first()},
@@ -156,6 +167,9 @@ class Run:
             raise UserError(f"the saved state was trained on data and split {state['fingerprint']}, these are "
                             f"{self._dataset.fingerprint}: give the recordings and the split it began with")
         self.model.load_state_dict(state["model"])
+        if self.shards:
+            sharding.scatter(self.model, self.trained)
+            state = sharding.cut_state(state, self.trained, self.update.optimizer)
         self.ema.load_state_dict(state["ema"])
         self.update.load_state_dict(state)
         self.record.load_state(state)

@@ -50,10 +50,10 @@ def _stepped(config: Config, dataset, rank: int, world: int, whole: bool) -> dic
     The first step, which starts codebooks, is not timed where an epoch has another.
     """
     run, seconds = Run(config, dataset, None, rank, world, {}, begun=whole), math.nan
-    loss = distributed.parallel(run.model, world, len(dataset.n_neurons))
+    loss = distributed.parallel(run.trained, world, len(dataset.n_neurons), run.shards)
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time  # others may keep the cores busy
     run.seed(0)
-    run.model.train()
+    run.trained.train()
     for _, batches in itertools.islice(run.steps(0), 2):
         began = clock()
         run.update(loss, batches, 0.0)

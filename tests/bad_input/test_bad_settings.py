@@ -33,6 +33,8 @@ def search(*argv, space="vq", sessions="good.npz"):
     (["--sampler", "gp"], ["--sampler gp", "vq", "use --sampler tpe"]),
     (["--gpus-per-trial", "0.5", "--workers-per-trial", "2"], ["gpus=0.5", "workers=2", "--workers-per-trial 1"]),
     (["--device", "cpu", "--gpus-per-trial", "1"], ["device=cpu", "gpus=1.0", "drop one"]),
+    (["--set", "training.shard=1"], ["training.shard=1", "model.family=vqvae", "use training.shard=0"]),
+    (["--split", "animals"], ["sessions.split=animals", "model.family=vqvae", "raycal apply --adapt"]),
     (["--more", "3"], ["--more", "--resume DIR"]), (["--trails", "3"], ["--trails", "did you mean '--trials'"]),
     (["--set", "search.warm_start=folder"], ["folder: no run there", "give the folder of a run"]),
     (["--storage", "nowhere/runs"], ["--storage nowhere/runs", "s3://bucket/folder"])])
@@ -48,6 +50,10 @@ def test_a_setting_that_cannot_be(argv, words, refused):
     (["--set", "vae.reconstruction=poisson"], ["vae.reconstruction=poisson", "sessions.normalize=zscore", "=none"]),
     (["--set", "vae.pooling=sum"], ["vae.pooling='sum'", "factors, mean, attention, identity"]),
     (["--set", "vae.masking=1"], ["vae.masking=1", "from 0.0 to 0.9"]),
+    (["--split", "animals"], ["holding out simulated-1 leaves no session to train on", "--sessions"]),
+    (["--set", "sessions.held_out=[simulated]"], ["no session 'simulated'", "did you mean 'simulated-1'"]),
+    (["--split", "animals", "--set", "sessions.mode=first_only"], ["sessions.split=animals", "first_only", "separate"]),
+    (["--split", "animal"], ["sessions.split='animal'", "did you mean 'animals'"]),
     (["--objective", "bits_per_second"], ["'bits_per_second'", "no such yardstick", "cosmoothing_r2"])])
 def test_a_setting_that_a_vae_cannot_have(argv, words, refused):
     refused(search(*argv, space="vae"), *words)
@@ -67,7 +73,8 @@ def test_a_setting_that_a_vae_cannot_have(argv, words, refused):
     (["--set", "diffusion.sampler=eular"], ["diffusion.sampler='eular'", "did you mean 'euler'"]),
     (["--set", "model.width=20"], ["model.width=20", "diffusion.heads=4", "such as 16"]),
     (["--set", "search.rate_limit=10"], ["search.rate_limit=10", "no codes", "leave it out"]),
-    (["--device", "cpu", "--set", "training.precision=bf16"], ["training.precision=bf16", "use training.precision=float32"]),
+    (["--device", "cpu", "--set", "training.precision=bf16"],
+     ["training.precision=bf16", "use training.precision=float32"]),
     (["--first-stage", "gone"], ["--first-stage", "gone: holds no model.pt", "folder of a run"]),
     (["--set", "search.objective=nmse"], ["'nmse'", "no such yardstick", "generation"])])
 def test_a_setting_that_a_generative_model_cannot_have(argv, words, refused):

@@ -69,6 +69,11 @@ def test_rank_correlation_is_one_where_the_first_epoch_orders_as_the_last_and_mi
     assert plots.rungs(run) == [1, 3] and "the first rung (epoch 1)" in plots.said_of_agreement(run)
 
 
+def test_rank_correlation_of_what_is_maximised_has_the_same_sign(made_latents):
+    """Its trials get better by number at epoch 2 and are equal before it, so only the first epoch says nothing."""
+    assert plots.agreement(made_latents().read()) == [(2, pytest.approx(1.0))]
+
+
 def test_what_cannot_be_drawn_is_none_and_said(made):
     run = made(trials=3).read()
     assert plots.rank_correlation(run) is None and "takes at least 5" in plots.said_of_agreement(run)

@@ -14,13 +14,27 @@ from raycal.search.plan import Plan, check_decodable, check_search, enqueue, mak
 from raycal.search.space import Space
 from raycal.sessions.agreement import sketch
 from raycal.sessions.session import Session
-from raycal.sessions.split import longest_window
+from raycal.sessions.split import longest_window, split
 
 
 def session(n_frames=1200, id="a", rate=10.0):
     rng = np.random.default_rng(len(id) + n_frames)
     return Session.build(id=id, traces=rng.normal(size=(n_frames, 4)).astype(np.float32), rate=rate,
                          behavior=np.arange(n_frames), behavior_names=("x",))
+
+
+def test_recordings_held_out_come_last_and_are_agreed_on_with_the_others():
+    base = {"model.family": "vae", "model.downsample": 1, "search.objective": "cosmoothing_r2"}
+    space = Space("plain", Config().replace({**base, "windows.length": 16, "sessions.held_out": ["b"]}),
+                  lambda trial, base: base)
+    sessions = [session(1200, "a"), session(1400, "b"), session(1300, "c")]
+    plan, said = planned(space, sessions)
+    assert [s.id for s in plan.sketches] == ["a", "c"] and [s.id for s in plan.held_out] == ["b"]
+    assert (len(plan.agreement.splits), len(plan.held_agreement.splits)) == (2, 1)
+    assert any(line.startswith("held out     b: ") for line in said)
+    assert plan.held_agreement.splits[0].pieces == split(sessions[1], space.base.sessions, 16).pieces
+    whole, _ = planned(dataclasses.replace(space, base=space.base.replace({"sessions.held_out": []})), sessions)
+    assert whole.held_out == () and whole.agreement.fingerprint != plan.agreement.fingerprint
 
 
 def windowed(choices=(16, 32, 64), length=32, **settings):

@@ -90,32 +90,74 @@ WORKER = """
     from raycal.models.flow.objective import Objective
     from raycal.sessions.prepare import prepare
     from raycal.sessions.simulate import simulate
+    from raycal.training import checkpoint
     from raycal.training.loop import train
 
     Objective.draw = shared.drawn
-    rank, world, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    rank, world, folder, changes = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
     if world > 1:
-        dist.init_process_group("gloo", init_method="file://" + meeting, rank=rank, world_size=world)
-    config = Config().replace({**shared.SETTINGS, **json.loads(sys.argv[4])})
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    resume = changes.pop("resume", None)
+    config = Config().replace({**shared.SETTINGS, **changes})
     sessions = [simulate(n_neurons=9, n_frames=1500, rate=5.0, seed=s, id=f"s{s}").session for s in range(2)]
-    epochs = list(train(config, prepare(sessions, config.sessions, 16, log=lambda _: None), rank=rank, world=world))
+    saved = []
+    epochs = list(train(config, prepare(sessions, config.sessions, 16, log=lambda _: None), rank=rank, world=world,
+                        resume=checkpoint.load(resume) if resume else None, save=saved.append))
+    if rank == 0:
+        for epoch, state in enumerate(saved, 1):
+            checkpoint.save(f"{folder}/{epoch}.pt", state)
     print(json.dumps([{k: v for k, v in e.metrics.items() if k != "seconds"} for e in epochs]))
     if world > 1:
         dist.destroy_process_group()
 """
 
 
-def test_two_workers_have_the_loss_of_one(tmp_path):
-    """Sessions of one size, so that every worker's share weighs the same."""
+@pytest.fixture
+def trained(tmp_path):
+    """Train on so many workers at once; return the metrics of every epoch, the same of all workers."""
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, str(script), str(rank), str(world), str(tmp_path / "meeting"),
-                                 json.dumps({}), __file__], stdout=subprocess.PIPE, text=True, env=environment)
-               for rank, world in ((0, 2), (1, 2), (0, 1))]
-    first, second, alone = (json.loads(p.communicate(timeout=280)[0].splitlines()[-1]) for p in started)
-    assert first == second
-    for two, one in zip(first, alone, strict=True):
+
+    def start(name, world, **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        return [subprocess.Popen([sys.executable, str(script), str(rank), str(world), str(folder), json.dumps(changes),
+                                  __file__], stdout=subprocess.PIPE, text=True, env=environment)
+                for rank in range(world)]
+
+    def metrics(started):
+        first, *others = (json.loads(p.communicate(timeout=280)[0].splitlines()[-1]) for p in started)
+        assert all(other == first for other in others)
+        return first
+
+    return start, metrics
+
+
+def alike(found, expected):
+    for two, one in zip(found, expected, strict=True):
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
         assert two["val/flow"] == pytest.approx(one["val/flow"], rel=1e-3)
         assert np.isfinite(two["val/generation"])
+
+
+def test_two_workers_have_the_loss_of_one_with_weights_spread_or_not(trained, tmp_path):
+    """Sessions of one size, so that every worker's share weighs the same."""
+    start, metrics = trained
+    alone, two, spread = start("alone", 1), start("two", 2), start("spread", 2, **{"training.shard": 1})
+    alone, two, spread = map(metrics, (alone, two, spread))
+    alike(two, alone)
+    alike(spread, alone)
+    whole, parts = (torch.load(tmp_path / name / "1.pt", weights_only=True) for name in ("alone", "spread"))
+    assert {k: v.shape for k, v in parts["model"].items()} == {k: v.shape for k, v in whole["model"].items()}
+
+
+@pytest.mark.slow
+def test_what_spread_weights_saved_goes_on_with_another_number_of_workers(trained, tmp_path):
+    start, metrics = trained
+    batch = {"windows.batch": 12}  # which 1, 2 and 3 workers share evenly
+    whole = metrics(start("spread", 2, **batch, **{"training.shard": 1}))
+    more = {**batch, "resume": str(tmp_path / "spread" / "1.pt")}
+    alone, three = start("alone", 1, **more), start("three", 3, **more, **{"training.shard": 1})
+    alike(metrics(alone), whole[1:])
+    alike(metrics(three), whole[1:])
