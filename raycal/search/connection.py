@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
 import shutil
 import socket
 import tempfile
@@ -63,7 +64,14 @@ def connect(config: Config, address: str | None = None, verbose: bool = False, t
         started = ray.init("local", num_cpus=max(cores, workers) + 1, include_dashboard=False, _temp_dir=temp_dir,
                            **quiet)
     leftovers.mark(started.address_info["session_dir"])
+    keep_private(pathlib.Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser())
     return True
+
+
+def keep_private(token: pathlib.Path) -> None:
+    """Let nobody else read the token that Ray made for its processes: it lets in whoever shows it."""
+    with contextlib.suppress(OSError):  # there is none where the user turned tokens off
+        token.chmod(token.stat().st_mode & ~0o077)
 
 
 def check_listening(address: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from raycal.sessions.remote import without_secrets
 from raycal.sessions.split import rate_of
 
 ENVIRONMENTS = "environments"
@@ -17,7 +18,7 @@ VERSIONED = ("raycal", "torch", "ray", "optuna", "numpy", "scipy", "scikit-learn
 
 def environment() -> dict[str, Any]:
     """Return the command as it was typed, the versions a number may depend on, and the driver's machine."""
-    return {"command": shlex.join(sys.orig_argv), "folder": os.getcwd(), "versions": versions(),
+    return {"command": without_secrets(shlex.join(sys.orig_argv)), "folder": os.getcwd(), "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}
 
 

@@ -28,6 +28,7 @@ from raycal.search.sameness import check_data, data_of
 from raycal.search.scheduler import Referee, SlotsBack, let_run
 from raycal.search.space import Space
 from raycal.sessions.readers.places import anchored
+from raycal.sessions.remote import without_secrets
 from raycal.sessions.session import Session
 
 
@@ -101,7 +102,7 @@ def _run_yaml(space: Space, config: Config, options: Options) -> str:
     """config.yaml: the settings and, under `run`, what else reproduces the run."""
     import yaml
 
-    sessions = [str(s) if isinstance(s, Session) else anchored(s) for s in options.sessions]
+    sessions = [str(s) if isinstance(s, Session) else without_secrets(anchored(s)) for s in options.sessions]
     return yaml.safe_dump({"run": {"space": space.source, "sessions": sessions, "held": dict(options.held)}}) \
         + config.to_yaml()
 

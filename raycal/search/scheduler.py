@@ -225,8 +225,12 @@ class SlotsBack:
 
 def let_run(referee: Referee, cluster: Any, over: Callable[[], bool], say: Callable[[str], None]) -> None:
     """Let Ray Tune move trials through the slots of a cluster until the referee has none to start."""
+    from ray.tune.execution import class_cache
+
     from raycal.search.trainable import BorrowedSlot
 
+    # Tune hands the driver's keys to every trial by a way that Ray logs; nothing of a trial needs them
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if "AWS_" not in name}
     # no CPU: a thousandth on a node would keep a slot from its last one. The head node is also the one that stays.
     trainable = tune.with_resources(tune.with_parameters(BorrowedSlot, pool=cluster.pool),
                                     {nodes.HEAD: 0.001})

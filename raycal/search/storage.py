@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from raycal.errors import UserError
 from raycal.search.folder import write_atomically
+from raycal.sessions.remote import without_secrets
 
 EVERY = 30.0  # s between uploads
 ATTEMPTS = 3  # of the last upload, and of reading a file, each with the retries of the storage's client
@@ -29,6 +30,10 @@ def filesystem(uri: str, flag: str = "--storage "):
     """Return (pyarrow file system, path) of a URI; raise UserError when it cannot be used, naming what gave it."""
     import pyarrow.fs
 
+    public = without_secrets(uri)
+    if public != uri:
+        raise UserError(f"{flag}{public}: holds a credential, which would stand in the files of the run; give it by the "
+                        "environment (AWS_PROFILE, AWS_ACCESS_KEY_ID) or a role of the machine")
     try:
         return pyarrow.fs.FileSystem.from_uri(uri)
     except Exception as e:

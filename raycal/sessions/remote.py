@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -25,6 +26,8 @@ Progress = Callable[[int, int], None]  # (bytes there, bytes in all; 0 where the
 BLOCK = 2**23  # bytes of one read
 CONNECT, READ = 30.0, 60.0  # s without an answer
 MARKS = ("size", "mtime", "created", "LastModified", "Last-Modified", "ETag", "etag", "Content-MD5", "md5Hash")
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s,'\"]+")
+SECRET = re.compile("sig|token|key|secret|password|credential", re.IGNORECASE)  # names in a query that signs
 CHOOSE = "choose another folder by RAYCAL_CACHE (for Allen's files RAYCAL_ALLEN_CACHE)"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -63,6 +66,17 @@ def shown(url: str) -> str:
     """Return the URL without user, password and query: those may be secrets."""
     parts = urllib.parse.urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose URLs with a password, or a query that signs them, are as `shown`: files of a run are read by
+    others."""
+    def public(found: re.Match) -> str:
+        parts = urllib.parse.urlsplit(found.group())
+        signed = any(SECRET.search(name) for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        return shown(found.group()) if "@" in parts.netloc or signed else found.group()
+
+    return URL.sub(public, text)
 
 
 def file_name(url: str) -> str:

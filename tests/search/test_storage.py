@@ -208,3 +208,13 @@ def test_what_a_live_search_drops_meanwhile_and_what_no_reader_wants_is_passed_o
     monkeypatch.setattr(storage, "_read", late)
     copy = fetch(f"{uri}/grvq-1", tmp_path / "elsewhere", without=storage.RUNNING)
     assert set(contents(copy)) == {"study.journal", "summary.json"}
+
+
+@pytest.mark.parametrize("flag, use", [("--storage ", lambda uri, path: Mirror(path, uri)),
+                                       ("--resume ", lambda uri, path: fetch(uri, path))])
+def test_an_address_that_holds_a_credential_is_refused_without_saying_it(folder, flag, use):
+    with pytest.raises(UserError) as refusal:
+        use("s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI@bucket/runs", folder)
+    said = str(refusal.value)
+    assert said.startswith(f"{flag}s3://bucket/runs: holds a credential") and "AWS_PROFILE" in said
+    assert "AKIA" not in said and "wJalr" not in said

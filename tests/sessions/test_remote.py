@@ -189,3 +189,13 @@ def test_s3_serves_resumes_and_sees_changes(bucket, tmp_path, monkeypatch):
         remote.fetch("s3://lab/mice/gone.bin", tmp_path)
     with pytest.raises(UserError, match="s3://lab/mice: is a folder"):
         remote.fetch("s3://lab/mice", tmp_path)
+
+
+@pytest.mark.parametrize("text, public", [
+    ("--sessions https://ada:pass@host/a.nwb,b.npz", "--sessions https://host/a.nwb,b.npz"),
+    ("get 's3://b/a.npz?X-Amz-Signature=abc&X-Amz-Date=1' now", "get 's3://b/a.npz' now"),
+    ("https://host/a?access_token=abc https://host/b?download=1", "https://host/a https://host/b?download=1"),
+    ("s3://bucket/runs?region=us-west-2&scheme=http", "s3://bucket/runs?region=us-west-2&scheme=http"),
+    ("worms/*.h5 allen:501940850 a@b", "worms/*.h5 allen:501940850 a@b")])
+def test_what_is_written_down_holds_no_password_and_no_signature(text, public):
+    assert remote.without_secrets(text) == public
