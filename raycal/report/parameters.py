@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,8 @@ def importances(run: Run) -> list[Importance]:
     study.add_trials([optuna.trial.create_trial(params=t.params, distributions=t.distributions,
                                                 value=run.sign * compared.value(t)) for t in compared.trials])
     quantile = max(0.1, TOP / len(compared.trials))
-    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile))
+    with warnings.catch_warnings(action="ignore"):  # that few trials have a parameter: `trials` says how many
+        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile))
     having = {p: sum(p in t.params for t in compared.trials) for p in found}
     return [Importance(p, share, having[p]) for p, share in sorted(found.items(), key=lambda item: -item[1])]
 
