@@ -1,6 +1,7 @@
 """A cluster of several raylets on this machine, each with a folder of its own, and searches that join it."""
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -101,6 +102,25 @@ class Raylets:
             node.stop()
         self._cluster.shutdown()
         shutil.rmtree(self.temp_dir, ignore_errors=True)
+
+
+def _beside(name: str):
+    """Return a module of this folder."""
+    spec = importlib.util.spec_from_file_location(name, pathlib.Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def machines():
+    return _beside("machines")
+
+
+@pytest.fixture(scope="session")
+def shell():
+    return _beside("steps")
 
 
 @pytest.fixture

@@ -237,4 +237,4 @@ def test_the_files_pin_what_the_constraints_pin():
     assert len(pins) == 1
     for name in ("gpu.yaml", "onprem.yaml", "gcp.yaml"):
         text = (ROOT / "cluster" / name).read_text()
-        assert "==" + pins[0] in text and "-c ~/raycal/constraints.txt" in text and "latest_dlami\n" not in text
+        assert "==" + pins[0] in text and "-c ~/checkout/constraints.txt" in text and "latest_dlami\n" not in text
