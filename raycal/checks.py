@@ -52,8 +52,9 @@ def _check_held_out(config: Config) -> None:
     s = config.sessions
     what = f"sessions.held_out={','.join(s.held_out)}" if s.held_out else "sessions.split=animals"
     if config.model.family != "vae":
+        after = ", and use raycal apply --adapt on it afterwards" if config.model.family == "vqvae" else ""
         raise UserError(f"{what} with model.family={config.model.family}: a neuron has no identity there that could be "
-                        "fitted alone; leave the recording out, and use raycal apply --adapt on it afterwards")
+                        f"fitted alone; leave the recording out of --sessions{after}")
     if s.mode == "first_only":
         raise UserError(f"{what} with sessions.mode=first_only: one session is used, so none can be held out; use "
                         "--set sessions.mode=separate")
