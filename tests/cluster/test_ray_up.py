@@ -25,8 +25,8 @@ ROOT = pathlib.Path(raycal.__file__).parents[1]
 BIN = pathlib.Path(sys.executable).parent
 REGION, BUCKET, GATEWAY = "us-west-2", "raycal-lab", "172.31.0.1"
 SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--storage", f"s3://{BUCKET}/runs",
-          "--max-concurrent", "2", "--trials", "4", "--epochs", "150", "--pruner", "none", "--sampler", "random", "--no-confirm", "--set",
-          "training.save_every=1")
+          "--max-concurrent", "2", "--trials", "4", "--epochs", "150", "--pruner", "none", "--sampler", "random",
+          "--no-confirm", "--set", "training.save_every=1")
 
 
 @pytest.fixture
