@@ -120,8 +120,9 @@ class Cluster:
             self._settings = {"workers": self.slots.workers, "resources": self.slots.resources, "limit": self.limit,
                               "use_gpu": self.slots.use_gpu, "storage": self.scratch, "threads": threads}
             self._settings["others"] = groups.of_slots(self._settings)
-            # on the node of the driver, without which there is no search: other nodes may leave
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+            # on the node of the driver, without which there is no search and where the run folder is; asked for softly,
+            # Ray puts it on a node that has CPUs where the head has none
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self.pool = SlotPool.options(scheduling_strategy=here).remote(self._settings)
             self._standing = Standing(self.pool, self.slots.resources, self.slots.workers,
                                       lambda: groups.placed(self._settings), self._lacked)

@@ -53,6 +53,7 @@ class Command:
     def ends(self, timeout: float) -> None:
         self.process.wait(timeout)
         self._thread.join()
+        self.process.stdout.close()
         assert self.process.returncode == 0
 
 

@@ -20,8 +20,8 @@ ROOT = pathlib.Path(raycal.__file__).parents[1]
 FILE = "cluster/onprem.yaml"
 PROVIDER = yaml.safe_load((ROOT / FILE).read_text())["provider"]
 ADDRESSES = [PROVIDER["head_ip"], *PROVIDER["worker_ips"]]
-SEARCH = ("--space", "grvq", "--address", "auto", "--max-concurrent", "3", "--trials", "6", "--epochs", "9", "--pruner",
-          "none", "--sampler", "random", "--no-confirm", "--out", "run")
+SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--max-concurrent", "3", "--trials", "6",
+          "--epochs", "9", "--pruner", "none", "--sampler", "random", "--no-confirm", "--out", "run")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def lab(machines, tmp_path, monkeypatch):
     (home / ".ssh").mkdir(parents=True)
     key = home / ".ssh" / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    for name, value in {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1",
+    for name, value in {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", "TERM": "dumb",
                         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):

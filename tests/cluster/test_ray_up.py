@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.cloud, pytest.mark.root, pytest.mark.timeout(3600)]
 ROOT = pathlib.Path(raycal.__file__).parents[1]
 BIN = pathlib.Path(sys.executable).parent
 REGION, BUCKET, GATEWAY = "us-west-2", "raycal-lab", "172.31.0.1"
-SEARCH = ("--space", "grvq", "--address", "auto", "--storage", f"s3://{BUCKET}/runs", "--max-concurrent", "2",
-          "--trials", "4", "--epochs", "60", "--pruner", "none", "--sampler", "random", "--no-confirm", "--set",
-          "training.save_every=1")
+SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--storage", f"s3://{BUCKET}/runs",
+          "--max-concurrent", "2", "--trials", "4", "--epochs", "150", "--pruner", "none", "--sampler", "random",
+          "--no-confirm", "--set", "training.save_every=1")
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def cloud(machines, tmp_path, monkeypatch):
     aws = {"AWS_ENDPOINT_URL": f"http://{GATEWAY}:{server.get_host_and_port()[1]}", "AWS_ACCESS_KEY_ID": "testing",
            "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
     for key, value in {**aws, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT),
-                       "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}.items():
+                       "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1",
+                       "TERM": "dumb"}.items():
         monkeypatch.setenv(key, value)
     for key in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(key, raising=False)
