@@ -158,15 +158,27 @@ def run_section(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def space_of(name: str | None, folder: str | None) -> str | None:
-    """Return the space of a run's config.yaml; of a file that is not there, as on another machine, the run's copy."""
-    copy = pathlib.Path(folder or ".", pathlib.Path(name or "").name)
-    return str(copy) if folder and name and not pathlib.Path(name).is_file() and copy.is_file() else name
+    """Return the space that the config.yaml of a run folder names; folder None: of a file that is no run's.
+
+    Nothing in a run folder is executed unasked, for it may come from anywhere: raise UserError where the space is a file
+    that lies there, or one that is not on this machine.
+    """
+    file = pathlib.Path(name or "")
+    if folder is None or file.suffix != ".py":
+        return name
+    inside = pathlib.Path(folder).resolve() in file.resolve().parents
+    if file.is_file() and not inside:
+        return name
+    copy = pathlib.Path(folder, file.name)
+    fix = f"read its copy, then give it with --space {copy}" if copy.is_file() else "give it with --space FILE"
+    raise UserError(f"{folder}: its space is the file {name}, which {'lies in the run folder' if inside else 'is not here'}"
+                    f"; nothing in a run folder is executed unasked: {fix}")
 
 
 def confirm(run: str, top: int = 5, seeds: int = 5, **options: Any) -> dict[str, Any]:
     """Train the `top` best trials of a run and its default again on fresh seeds; return the record of it.
 
-    options: sessions (where they moved), max_concurrent, address, quiet, verbose.
+    options: sessions (where they moved), space (a file that moved), max_concurrent, address, quiet, verbose.
     """
     from raycal.search import confirm
 
@@ -199,7 +211,9 @@ def of_run(run: str, options: Mapping[str, Any]):
     path, storage = local_run(run, "")
     settings = read_file(config_of(path, ""))
     section = run_section(settings)
-    space, config, held = configure(space_of(section["space"], path), section.get("held") or {}, settings)
+    options = dict(options)
+    name = options.pop("space", None) or space_of(section["space"], path)
+    space, config, held = configure(name, section.get("held") or {}, settings)
     sessions = listed(options.get("sessions")) or section.get("sessions") or []
     return space, config, Options(**{**options, "sessions": sessions, "resume": path, "storage": storage, "held": held})
 

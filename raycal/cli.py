@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import pathlib
 import sys
 from typing import Any
 
@@ -181,12 +182,20 @@ def _gather(args: argparse.Namespace) -> tuple[str, list[str], dict[str, Any], d
         found = [os.path.abspath(run) for run in args.first_stage]
         given |= {"diffusion.first_stages": found} | ({"diffusion.first_stage": found[0]} if len(found) == 1 else {})
         from_file["diffusion.first_stage"] = found[0]
-    name = args.space or space_of(run.get("space"), getattr(args, "resume", None))
+    name = args.space or space_of(run.get("space"), getattr(args, "resume", None) or _run_of(args.config))
     if not name:
         from raycal.search import space as spaces
 
         raise UserError(f"--space is missing: give one of {', '.join(spaces.names())}, such as --space grvq")
     return name, args.sessions or run.get("sessions") or [], from_file, given
+
+
+def _run_of(config: str | None) -> str | None:
+    """Return the run folder that a file of settings lies in, None where it lies in none."""
+    from raycal.search.folder import RunFolder
+
+    folder = pathlib.Path(config).absolute().parent if config else None
+    return str(folder) if folder and RunFolder(folder).journal.exists() else None
 
 
 def _train(argv: list[str]) -> int:

@@ -64,6 +64,7 @@ VERBS = {"confirm": confirm, "test": test, "reproduce": reproduce}
 def _common(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", help="folder of a run, such as runs/grvq-20260101-1, or its URI")
     p.add_argument("--sessions", nargs="+", default=[], metavar="PATH", help="the recordings, where they moved")
+    p.add_argument("--space", metavar="FILE.py", help="the space, where it is a file that moved")
     p.add_argument("--max-concurrent", type=whole, default=0, metavar="N", help="trainings at a time (default: all)")
     p.add_argument("--address", metavar="A", help="Ray cluster to join (auto); default: a local one")
     p.add_argument("-q", dest="quiet", action="store_true", help="print the closing block only")
@@ -71,7 +72,7 @@ def _common(p: argparse.ArgumentParser) -> None:
 
 
 def _options(args: argparse.Namespace) -> dict[str, object]:
-    return {name: getattr(args, name) for name in ("sessions", "max_concurrent", "address", "quiet", "verbose")}
+    return {name: getattr(args, name) for name in ("sessions", "space", "max_concurrent", "address", "quiet", "verbose")}
 
 
 def _number(text: str) -> int:
