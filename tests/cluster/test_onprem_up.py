@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pwd
 import re
 import subprocess
 import sys
@@ -25,14 +26,26 @@ SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--max-concu
 
 
 @pytest.fixture
-def lab(machines, tmp_path, monkeypatch):
-    """The three machines of the file, and a home with the key of the file."""
+def own_key():
+    """What gives the public half of this user's key, which ssh looks for in the true home; one is made where none is."""
+    key = pathlib.Path(pwd.getpwuid(os.getuid()).pw_dir, ".ssh", "id_ed25519")
+    made = not key.exists()
+    if made:
+        key.parent.mkdir(mode=0o700, exist_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    yield lambda: subprocess.run(["ssh-keygen", "-y", "-f", key], check=True, capture_output=True, text=True).stdout
+    if made:
+        key.unlink()
+        key.with_suffix(".pub").unlink()
+
+
+@pytest.fixture
+def lab(machines, tmp_path, monkeypatch, own_key):
+    """The three machines of the file, which take the key that it names."""
     if machines.lacking():
         pytest.skip(f"{machines.lacking()}: ray up of {FILE} was not tested")
     home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    key = home / ".ssh" / "id_ed25519"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    home.mkdir()
     for name, value in {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", "TERM": "dumb",
                         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
@@ -40,7 +53,7 @@ def lab(machines, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     state = pathlib.Path("/tmp/ray/cluster-raycal-onprem.state")  # Ray's provider keeps it, beside a lock, for good
     gateway = ADDRESSES[0].rsplit(".", 1)[0] + ".1/24"
-    found = machines.Machines(tmp_path / "machines", gateway, "rcop0", key.with_suffix(".pub").read_text)
+    found = machines.Machines(tmp_path / "machines", gateway, "rcop0", own_key)
     for address in ADDRESSES:
         found.start(f"op{address.rsplit('.', 1)[1]}", address)
     yield found
