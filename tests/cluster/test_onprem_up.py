@@ -25,10 +25,15 @@ SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--max-concu
           "--epochs", "9", "--pruner", "none", "--sampler", "random", "--no-confirm", "--out", "run")
 
 
+def own_home() -> str:
+    """Return the home that ssh knows, whatever HOME says."""
+    return pwd.getpwuid(os.getuid()).pw_dir
+
+
 @pytest.fixture
 def own_key():
-    """What gives the public half of this user's key, which ssh looks for in the true home; one is made where none is."""
-    key = pathlib.Path(pwd.getpwuid(os.getuid()).pw_dir, ".ssh", "id_ed25519")
+    """What gives the public half of this user's key; one is made where none is."""
+    key = pathlib.Path(own_home(), ".ssh", "id_ed25519")
     made = not key.exists()
     if made:
         key.parent.mkdir(mode=0o700, exist_ok=True)
@@ -44,9 +49,7 @@ def lab(machines, tmp_path, monkeypatch, own_key):
     """The three machines of the file, which take the key that it names."""
     if machines.lacking():
         pytest.skip(f"{machines.lacking()}: ray up of {FILE} was not tested")
-    home = tmp_path / "home"
-    home.mkdir()
-    for name, value in {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", "TERM": "dumb",
+    for name, value in {"HOME": own_home(), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", "TERM": "dumb",
                         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
