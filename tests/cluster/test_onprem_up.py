@@ -21,7 +21,7 @@ ROOT = pathlib.Path(raycal.__file__).parents[1]
 FILE = "cluster/onprem.yaml"
 PROVIDER = yaml.safe_load((ROOT / FILE).read_text())["provider"]
 ADDRESSES = [PROVIDER["head_ip"], *PROVIDER["worker_ips"]]
-SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--max-concurrent", "3", "--trials", "6",
+SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--max-concurrent", "3", "--trials", "5",
           "--epochs", "9", "--pruner", "none", "--sampler", "random", "--no-confirm", "--out", "run")
 
 
@@ -84,11 +84,11 @@ def test_a_search_on_three_machines_without_a_disk_in_common(lab, shell):
     steps.done("three nodes")
     search = ray("submit", FILE, "run_search.py", "--", *SEARCH)
     search.ends(1800)
-    assert any("6 trials complete, 0 stopped early, 0 failed" in line for line in search.lines)
+    assert any("5 trials complete, 0 stopped early, 0 failed" in line for line in search.lines)
     steps.done("a search on all")
     left = ray("exec", FILE, "ls run/best/model.pt run/report.html && ls run/trials/*/model.pt | wc -l")
     left.ends(120)
-    assert "6" in [line.strip() for line in left.lines], "what workers on other machines trained is on the head"
+    assert "5" in left.lines, "what workers on other machines trained is on the head"
     ray("down", "-y", FILE).ends(600)
     steps.done("ray down")
     for name in lab.up:
