@@ -69,7 +69,8 @@ def test_a_search_on_three_machines_without_a_disk_in_common(lab, shell):
     steps = shell.Steps()
 
     def ray(verb: str, *rest: str):
-        return shell.Command(steps, "ray", verb, "--no-config-cache", *rest, cwd=ROOT)
+        fresh = [] if verb == "down" else ["--no-config-cache"]  # which knows no cache
+        return shell.Command(steps, "ray", verb, *fresh, *rest, cwd=ROOT)
 
     def nodes() -> int:
         status = ray("exec", FILE, "ray status")
