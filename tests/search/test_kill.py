@@ -84,7 +84,9 @@ def test_a_run_goes_on_from_a_copy_on_another_machine_with_another_number_of_slo
     recordings = [shutil.copy(path, there) for path in arguments[3:5]]
     monkeypatch.chdir(there)
     try:
-        assert main(["--resume", "run", "--sessions", *recordings, "--more", "2", "--max-concurrent", "2", "-q"]) == 0
+        moved = ["--resume", "run", "--sessions", *recordings, "--more", "2", "--max-concurrent", "2", "-q"]
+        assert main(moved) == 2, "a space that is a file there is executed where that is asked for"
+        assert main([*moved, "--space", "run/space.py"]) == 0
     finally:
         hidden.rename(arguments[1])
     after = trials_of(there / "run")
