@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SHOWN = {"cosmoothing_r2": "co-smoothing R2", "nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2", "bits_per_second": "bits/s, measured"}
+SHOWN = {"cosmoothing_r2": "co-smoothing R2", "nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2",
+         "bits_per_second": "bits/s, measured"}
 
 
 def confirmation(record: Mapping[str, Any], searched: int | None = None) -> list[str]:

@@ -36,8 +36,7 @@ def measure(plan: Plan, data: recordings.Prepared, study: Any, folder: RunFolder
 
     gives = family(plan.config).gives
     if gives == "latents":
-        found = _of_frames(data, study, folder, say)
-        return found._replace(facts=found.facts | _held_out(data, study, folder, say)) if data.held else found
+        return _of_frames(data, study, folder, say)
     if gives == "windows":
         return Ending(_generators(data, study, say), None)
     rates, roles = _rates(plan, study), _marked(study)

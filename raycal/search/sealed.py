@@ -168,6 +168,7 @@ def _generators(run: Reopened, opened: recordings.Prepared, winner: int) -> dict
     import ray
 
     from raycal.metrics.real_windows import baselines
+
     length = run.study.get_trials(deepcopy=False)[winner].user_attrs["config"]["windows.length"]
     return {"generators": ray.get(recordings.beside(baselines, opened, length, KEY))}
 
