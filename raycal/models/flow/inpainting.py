@@ -7,7 +7,7 @@ from torch import Tensor
 from raycal.errors import UserError
 from raycal.models.flow.priors import Independent, Prior
 from raycal.models.flow.process import Process
-from raycal.models.flow.samplers import Estimator
+from raycal.models.flow.samplers import Estimator, times
 
 
 def inpaint(estimate: Estimator, process: Process, traces: Tensor, measured: Tensor, evaluations: int = 100,
@@ -25,8 +25,8 @@ def inpaint(estimate: Estimator, process: Process, traces: Tensor, measured: Ten
                         f"evaluations; use evaluations={max(1, -(-evaluations // max(1, repeats))) * max(1, repeats)}")
     known = torch.where(measured, traces, 0.0)
     x = prior.draw(tuple(traces.shape), generator, traces.device)
-    times = torch.linspace(1.0, 0.0, evaluations // repeats + 1, device=x.device, dtype=x.dtype)
-    for t, then in zip(times[:-1, None].expand(-1, len(x)), times[1:, None].expand(-1, len(x))):
+    at = times(evaluations // repeats, x)
+    for t, then in zip(at[:-1, None].expand(-1, len(x)), at[1:, None].expand(-1, len(x))):
         for turn in range(repeats):
             if turn:
                 x = _noised_back(process, x, then, t, prior.draw(tuple(x.shape), generator, x.device))

@@ -3,9 +3,12 @@
     windows = sample("heun", estimate, process, noise, evaluations=32)
 
 `estimate` is any function of x_t (b, N, L) and t (b,) to an Estimate: guidance, thresholds and inpainting wrap it.
+Steps are shorter towards both ends. What neurons and frames have in common comes out of noise much larger than a value,
+the fast and private part at last: equal steps miss both, at 16 evaluations by more than the training of a network gains.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,6 +17,8 @@ from torch import Tensor
 from raycal.errors import UserError, nearest
 from raycal.models.flow.process import Estimate, Process
 
+EVEN = 0.3  # of the steps' lengths; the rest is what makes them shorter towards both ends
+LATE = 2.0  # noise over data on the linear path is so many times as much: more steps where there is much noise
 Estimator = Callable[[Tensor, Tensor], Estimate]
 
 
@@ -77,11 +82,22 @@ def ddim(estimate: Estimator, process: Process, x: Tensor, evaluations: int) -> 
 SAMPLERS = {"euler": euler, "midpoint": midpoint, "heun": heun, "ddim": ddim}
 
 
+def times(steps: int, x: Tensor) -> Tensor:
+    """Return the times (steps + 1,) from 1 to 0 that steps run between, like x.
+
+    In part even, in part shorter towards both ends as squared sines of an even angle are, then all shifted towards
+    noise (arXiv 2403.03206, eq. 23). Being smooth, they leave every sampler its order.
+    """
+    u = torch.linspace(1.0, 0.0, steps + 1, device=x.device, dtype=x.dtype)
+    u = torch.lerp(torch.sin(math.pi / 2 * u).square(), u, EVEN)
+    return LATE * u / (1.0 + (LATE - 1.0) * u)
+
+
 def _steps(evaluations: int, each: int, x: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Yield (t, next t, whether the step has all of its `each` evaluations) for equal steps from 1 to 0."""
+    """Yield (t, next t, whether the step has all of its `each` evaluations) from 1 to 0."""
     whole, rest = divmod(evaluations, each)
-    times = torch.linspace(1.0, 0.0, whole + bool(rest) + 1, device=x.device, dtype=x.dtype)
-    for i, (t, then) in enumerate(zip(times, times[1:])):
+    at = times(whole + bool(rest), x)
+    for i, (t, then) in enumerate(zip(at, at[1:])):
         yield t, then, i < whole
 
 
