@@ -26,7 +26,9 @@ def fit(pool: Any, index: int, rebuild: int, mark: int, settings: Mapping[str, A
     """Run one slot: a TorchTrainer whose workers loop over jobs until the pool closes; its groups bear the mark."""
     import torch
     from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from raycal.search.network import OwnAddress
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
@@ -38,7 +40,7 @@ def fit(pool: Any, index: int, rebuild: int, mark: int, settings: Mapping[str, A
         train_loop_config={"pool": pool, "slot": index, "threads": settings["threads"]},
         scaling_config=train.ScalingConfig(num_workers=settings["workers"], use_gpu=settings["use_gpu"],
                                            resources_per_worker={**settings["resources"], "memory": mark}),
-        torch_config=TorchConfig(
+        torch_config=OwnAddress(
             backend="nccl" if settings["use_gpu"] and torch.distributed.is_nccl_available() else "gloo"),
         run_config=train.RunConfig(name=f"slot-{index}-{rebuild}", storage_path=settings["storage"],
                                    failure_config=train.FailureConfig(max_failures=-1, controller_failure_limit=0),

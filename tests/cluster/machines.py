@@ -29,7 +29,7 @@ mount -t tmpfs -o size=8g,mode=1777 tmpfs tmp
 mkdir -p .{venv} {home}/venv-up {home}/venv-work
 mount -t overlay overlay -o lowerdir={venv},upperdir={home}/venv-up,workdir={home}/venv-work .{venv}
 mount -t tmpfs tmpfs run; mkdir -p run/sshd
-printf '127.0.0.1 localhost\n{private} {name}\n' > etc/hosts
+printf '127.0.0.1 localhost\n{named} {name}\n' > etc/hosts
 printf '[install]\nno-build-isolation = false\nno-index = true\n' > etc/pip.conf
 chroot . id {user} > /dev/null 2>&1 || chroot . useradd -m -s /bin/bash {user}
 chroot . usermod -p '*' {user}
@@ -64,10 +64,15 @@ def run(*command: str) -> None:
 
 
 class Machines:
-    """Machines on one bridge; environment is what a shell of theirs has."""
+    """Machines on one bridge; environment is what a shell of theirs has.
+
+    named: the address that a machine's own name stands for, by default its private one, as in a cloud; the installers
+    of Debian and Ubuntu write 127.0.1.1.
+    """
 
     def __init__(self, folder: pathlib.Path, gateway: str, bridge: str, key: Callable[[], str], user: str = "ubuntu",
-                 environment: dict[str, str] | None = None):
+                 environment: dict[str, str] | None = None, named: str = ""):
+        self._named = named
         self._folder, self._bridge, self._key, self._user = folder, bridge, key, user
         self._gateway, self._prefix = gateway.split("/")
         self._environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", **(environment or {})}
@@ -85,8 +90,8 @@ class Machines:
         exports = "".join(f"export {key}={value}\n" for key, value in self._environment.items())
         (home / "bashrc").write_text(f"export PATH={VENV}/bin:$PATH\n{exports}")
         (home / "authorized").write_text(self._key())
-        (home / "init.sh").write_text(INIT.format(home=home, name=name, venv=VENV, private=private, user=self._user,
-                                                  sshd=shutil.which("sshd")))
+        (home / "init.sh").write_text(INIT.format(home=home, name=name, venv=VENV, named=self._named or private,
+                                                  user=self._user, sshd=shutil.which("sshd")))
         link = "v" + "".join(f"{int(part):02x}" for part in private.split("."))
         run("ip", "netns", "add", name)
         run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)

@@ -21,8 +21,9 @@ ROOT = pathlib.Path(raycal.__file__).parents[1]
 FILE = "cluster/onprem.yaml"
 PROVIDER = yaml.safe_load((ROOT / FILE).read_text())["provider"]
 ADDRESSES = [PROVIDER["head_ip"], *PROVIDER["worker_ips"]]
-SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--max-concurrent", "3", "--trials", "5",
-          "--epochs", "9", "--pruner", "none", "--sampler", "random", "--no-confirm", "--out", "run")
+SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--epochs", "9", "--pruner", "none",
+          "--sampler", "random", "--no-confirm")
+WIDE = os.cpu_count() + 1  # workers of a trial, more than a machine has CPUs
 
 
 def own_home() -> str:
@@ -56,7 +57,7 @@ def lab(machines, tmp_path, monkeypatch, own_key):
         monkeypatch.delenv(name, raising=False)
     state = pathlib.Path("/tmp/ray/cluster-raycal-onprem.state")  # Ray's provider keeps it, beside a lock, for good
     gateway = ADDRESSES[0].rsplit(".", 1)[0] + ".1/24"
-    found = machines.Machines(tmp_path / "machines", gateway, "rcop0", own_key)
+    found = machines.Machines(tmp_path / "machines", gateway, "rcop0", own_key, named="127.0.1.1")
     for address in ADDRESSES:
         found.start(f"op{address.rsplit('.', 1)[1]}", address)
     yield found
@@ -90,10 +91,15 @@ def test_a_search_on_three_machines_without_a_disk_in_common(lab, shell):
     steps.done("ray up")
     shell.until(lambda: nodes() == 3, 300, "not all machines joined")
     steps.done("three nodes")
-    search = ray("submit", FILE, "run_search.py", "--", *SEARCH)
+    search = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--max-concurrent", "3", "--trials", "5", "--out", "run")
     search.ends(1800)
     assert any("5 trials complete, 0 stopped early, 0 failed" in line for line in search.lines)
     steps.done("a search on all")
+    wide = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--max-concurrent", "1", "--trials", "2",
+               "--workers-per-trial", str(WIDE), "--out", "wide")
+    wide.ends(1800)
+    assert any("2 trials complete, 0 stopped early, 0 failed" in line for line in wide.lines)
+    steps.done("trials over two machines")
     left = ray("exec", FILE, "ls run/best/model.pt run/report.html && ls run/trials/*/model.pt | wc -l")
     left.ends(120)
     assert "5" in left.lines, "what workers on other machines trained is on the head"
