@@ -139,7 +139,8 @@ def lacking(worker: Mapping[str, float], workers: int) -> str:
     wanted = f"{f'{workers} x ' if workers > 1 else ''}{_words(worker)}"
     if workers_on(worker, [(free, 1) for free in _free()]) >= workers:
         return ""
-    if workers_on(worker, present()) >= workers:
+    held = workers_on(worker, present())
+    if held >= workers:
         return f"a slot takes {wanted}, and the nodes that have it are taken by others (ray status)"
     coming = to_come(worker, possible())
     if coming >= workers:
@@ -147,7 +148,8 @@ def lacking(worker: Mapping[str, float], workers: int) -> str:
                 f"{coming // workers} (ray status){_failed()}")
     listed = [f"{node['NodeManagerAddress']} has {_words(node['Resources'], worker)}" for node in _alive()]
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return f"a slot takes {wanted}, and no node has it: {', '.join(listed[:LISTED])}{more}"
+    short = f"the nodes hold {held} of its workers" if held else "no node has it"
+    return f"a slot takes {wanted}, and {short}: {', '.join(listed[:LISTED])}{more}"
 
 
 def _alive() -> list[Mapping]:
