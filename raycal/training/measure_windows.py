@@ -12,7 +12,7 @@ import torch
 
 from raycal.config import Config
 from raycal.metrics.blocks import evenly
-from raycal.metrics.real_windows import RealWindows, pooled, real_windows
+from raycal.metrics.real_windows import DRAWS, RealWindows, pooled, real_windows
 from raycal.models.diffusion import drawing
 from raycal.sessions.windows import WindowSampler
 from raycal.training.examples import beside
@@ -34,9 +34,9 @@ def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple
     """
     found, decoded, arrays = [], [], {}
     for session, real in enumerate(real_windows(dataset, config.windows.length, part)):
-        windows = _drawn(model, dataset, config, session, real.n)
-        found.append(real.figures(windows))
-        arrays = arrays or {"generated": beside(dataset.recordings[session], real.held_out, windows)}
+        draws = [_drawn(model, dataset, config, session, real.n, seed=seed) for seed in range(DRAWS)]
+        found.append(real.of_draws(draws))
+        arrays = arrays or {"generated": beside(dataset.recordings[session], real.held_out, draws[0])}
         if dataset.behavior_names:
             decoded.append(_decoded(model, dataset, config, session, real))
     metrics = pooled(found)
@@ -48,10 +48,10 @@ def measure(model: torch.nn.Module, dataset, config: Config, part: str) -> tuple
 
 
 def _drawn(model: torch.nn.Module, dataset, config: Config, session: int, n: int,
-           behavior: np.ndarray | None = None) -> np.ndarray:
+           behavior: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Return n new windows (n, N, L) in train-sd units."""
     given = None if behavior is None else torch.from_numpy(np.ascontiguousarray(behavior))
-    x = model.draw(n, config.windows.length, session, given, drawing(config)).float().cpu().numpy()
+    x = model.draw(n, config.windows.length, session, given, drawing(config), seed).float().cpu().numpy()
     scalers = dataset.recordings[session].scalers
     (center, spread), (mean, sd) = ([v[:, None] for v in scalers[name]] for name in (config.sessions.normalize,
                                                                                      "zscore"))

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -51,12 +52,25 @@ exec chroot . {sshd} -D -e -f /dev/null -h /etc/ssh/machine_key -o UsePAM=no -o 
 """
 
 
+TRIED = """
+set -e
+ip link add rctry type bridge
+trap 'ip link del rctry' EXIT
+mkdir {home}/up {home}/work {home}/root
+unshare -m -p -u -i -n --fork mount -t overlay overlay -o lowerdir=/,upperdir={home}/up,workdir={home}/work {home}/root
+"""
+
+
 def lacking() -> str:
     """Return why no machine can be made here, "" where one can."""
     if os.geteuid():
         return "machines take root"
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"{', '.join(missing)} not installed" if missing else ""
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    with tempfile.TemporaryDirectory() as home:
+        tried = subprocess.run(["sh", "-c", TRIED.format(home=home)], capture_output=True, text=True)
+    return f"this machine lets none be made: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 def run(*command: str) -> None:
