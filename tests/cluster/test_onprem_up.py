@@ -1,4 +1,4 @@
-"""`ray up` of cluster/onprem.yaml as it is, on three machines on this box that share no disk, with a search over them.
+"""`ray up` of cluster/onprem.yaml as it is, on three machines on this box that share no disk, and searches over them.
 
     pytest -m cloud -s tests/cluster/test_onprem_up.py       # root on Linux; minutes; prints how long each step took
 """
@@ -21,8 +21,8 @@ ROOT = pathlib.Path(raycal.__file__).parents[1]
 FILE = "cluster/onprem.yaml"
 PROVIDER = yaml.safe_load((ROOT / FILE).read_text())["provider"]
 ADDRESSES = [PROVIDER["head_ip"], *PROVIDER["worker_ips"]]
-SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--epochs", "9", "--pruner", "none",
-          "--sampler", "random", "--no-confirm")
+SEARCH = ("--space", "checkout/tests/tiny.py", "--address", "auto", "--pruner", "none", "--sampler", "random",
+          "--no-confirm")
 WIDE = os.cpu_count() + 1  # workers of a trial, more than a machine has CPUs
 
 
@@ -91,15 +91,19 @@ def test_a_search_on_three_machines_without_a_disk_in_common(lab, shell):
     steps.done("ray up")
     shell.until(lambda: nodes() == 3, 300, "not all machines joined")
     steps.done("three nodes")
-    search = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--max-concurrent", "3", "--trials", "5", "--out", "run")
-    search.ends(1800)
-    assert any("5 trials complete, 0 stopped early, 0 failed" in line for line in search.lines)
-    steps.done("a search on all")
-    wide = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--max-concurrent", "1", "--trials", "2",
+    wide = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--epochs", "9", "--max-concurrent", "1", "--trials", "2",
                "--workers-per-trial", str(WIDE), "--out", "wide")
     wide.ends(1800)
     assert any("2 trials complete, 0 stopped early, 0 failed" in line for line in wide.lines)
     steps.done("trials over two machines")
+
+    search = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--epochs", "100", "--max-concurrent", "6",
+                 "--trials", "8", "--out", "run")
+    search.hears(r"trial +\d+ +nmse ", 1200)
+    lab.stop(f"op{ADDRESSES[-1].rsplit('.', 1)[1]}")  # in the middle of a trial of each of its slots
+    search.ends(1800)
+    assert any("8 trials complete, 0 stopped early, 0 failed" in line for line in search.lines)
+    steps.done("a search on all, a machine lost")
     left = ray("exec", FILE, "ls run/best/model.pt run/report.html && ls run/trials/*/model.pt | wc -l")
     left.ends(120)
     assert "5" in left.lines, "what workers on other machines trained is on the head"
