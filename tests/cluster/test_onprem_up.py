@@ -91,8 +91,8 @@ def test_a_search_on_three_machines_without_a_disk_in_common(lab, shell):
     steps.done("ray up")
     shell.until(lambda: nodes() == 3, 300, "not all machines joined")
     steps.done("three nodes")
-    wide = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--epochs", "9", "--max-concurrent", "1", "--trials", "2",
-               "--workers-per-trial", str(WIDE), "--out", "wide")
+    wide = ray("submit", FILE, "run_search.py", "--", *SEARCH, "--epochs", "9", "--max-concurrent", "1",
+               "--trials", "2", "--workers-per-trial", str(WIDE), "--out", "wide")
     wide.ends(1800)
     assert any("2 trials complete, 0 stopped early, 0 failed" in line for line in wide.lines)
     steps.done("trials over two machines")

@@ -3,8 +3,8 @@
     windows = sample("heun", estimate, process, noise, evaluations=32)
 
 `estimate` is any function of x_t (b, N, L) and t (b,) to an Estimate: guidance, thresholds and inpainting wrap it.
-Steps are shorter towards both ends. What neurons and frames have in common comes out of noise much larger than a value,
-the fast and private part at last: equal steps miss both, at 16 evaluations by more than the training of a network gains.
+Steps are shorter towards both ends: what neurons and frames have in common comes out of noise much larger than a value,
+what is fast and private at last, and equal steps miss both.
 """
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def _steps(evaluations: int, each: int, x: Tensor) -> Iterator[tuple[Tensor, Ten
 
 
 def _velocity(estimate: Estimator, process: Process, x: Tensor, t: Tensor) -> Tensor:
-    times = _all(t, x)
-    return process.velocity(estimate(x, times), times)
+    at = _all(t, x)
+    return process.velocity(estimate(x, at), at)
 
 
 def _all(t: Tensor, x: Tensor) -> Tensor:

@@ -80,3 +80,11 @@ def test_samplers_refuse_what_they_cannot_do(noise, exact):
         sample("hein", exact(Process()), Process(), noise, 4)
     with pytest.raises(UserError, match="evaluations=0"):
         sample("heun", exact(Process()), Process(), noise, 0)
+
+
+@pytest.mark.parametrize("name, most", [("midpoint", 0.05), ("heun", 0.25), ("euler", 0.4), ("ddim", 0.4)])
+def test_sixteen_evaluations_keep_variances_of_many_sizes(name, most, exact, noise):
+    """Of sd 0.1 as a neuron alone in a fast frame, to 20 as what a hundred neurons share over a window."""
+    for sd in (0.1, 0.3, 1.0, 3.0, 10.0, 20.0):
+        found = sample(name, exact(Process(), 0.0, sd), Process(), noise, 16)
+        assert (found / (sd * noise)).mean().item() == pytest.approx(1.0, abs=most), sd

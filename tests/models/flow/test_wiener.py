@@ -82,7 +82,8 @@ def test_every_neuron_keeps_its_own_spectrum():
     """One slow neuron and one fast, a third that goes with the slow one but for half its sign."""
     generator = torch.Generator().manual_seed(0)
     slow, fast = (torch.randn(4000, 1, L, generator=generator) @ torch.diag(v.sqrt()) @ cosines(L).float().T
-                  for v in (torch.tensor([5.0, 0.6, 0.2, 0.1, 0.05, 0.05]), torch.tensor([0.1, 0.1, 0.2, 0.6, 2.0, 3.0])))
+                  for v in (torch.tensor([5.0, 0.6, 0.2, 0.1, 0.05, 0.05]),
+                            torch.tensor([0.1, 0.1, 0.2, 0.6, 2.0, 3.0])))
     train = torch.cat([slow, fast, -0.5 * slow + 0.1 * fast], dim=1)
     base = Wiener(Process(), [3], L)
     base.fit(0, train)
