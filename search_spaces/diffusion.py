@@ -8,7 +8,7 @@ from raycal.config import Config
 
 BASE = Config().replace({"model.family": "diffusion", "search.objective": "generation", "model.width": 32,
                          "model.downsample": 2, "model.dropout": 0.1, "windows.length": 32, "windows.min_steps": 48,
-                         "optimizer.lr": 1e-3, "optimizer.ema": 0.99, "training.epochs": 9})
+                         "optimizer.lr": 3e-3, "optimizer.ema": 0.99, "training.epochs": 9})
 
 
 def propose(trial, base):

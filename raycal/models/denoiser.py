@@ -26,10 +26,13 @@ class Gain(PerSession):
 
 
 class Denoiser(nn.Module):
-    """answer(x_t, t, behaviour) = read-out of the core + gain(t) x_t + base(x_t, t), for sessions of n_neurons.
+    """answer(x_t, t, behaviour) = a^2 (read-out of the core + gain(t) x_t) + base(x_t, t), for sessions of n_neurons.
 
     The best answer for Gaussian data of a few factors and private noise is a map of low rank plus a diagonal: the
-    core is the one, which may thus have far fewer channels than there are neurons, the gain the other.
+    core is the one, which may thus have far fewer channels than there are neurons, the gain the other. A base has both;
+    what data has besides enters the best answer, as noise drowns it, with the square of the share a of data in x_t,
+    for a Gaussian part is all that the first order has. Without that square a network unlearns at the start of a draw,
+    where it is hardly ever trained, what neurons have in common. Without a base it stands alone, for a^2 read 1.
     The core is a `DiT` or `UNet` of `width` channels. A new network answers what its base does, or 0 without one.
     """
 
@@ -62,7 +65,9 @@ class Denoiser(nn.Module):
         if self.base is None:
             return answers
         known = [x if v is None else torch.where(v, x, 0.0) for x, v in zip(x_t, valid)]
-        return [answer + self.base(x, at, s) for answer, x, at, s in zip(answers, known, t, session)]
+        share = self.base.process.path.at
+        return [share(at).data.square() * answer + self.base(x, at, s)
+                for answer, x, at, s in zip(answers, known, t, session)]
 
     def _into(self, x_t: Tensor, behavior: Tensor | None, session: int, valid: Tensor | None) -> Tensor:
         h = self.read_in(x_t, session, valid)

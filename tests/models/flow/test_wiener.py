@@ -126,6 +126,17 @@ def test_a_new_network_begins_as_its_base_and_trains_nothing_of_it():
     torch.testing.assert_close(a[valid], b[valid])
 
 
+def test_what_a_network_adds_comes_with_the_square_of_the_signal():
+    base = Wiener(Process(Cosine()), [N], L)
+    alone, beside = (Denoiser(DiT(16, 1, 2, embedding=8), [N], 0, 16, 8, base=b) for b in (None, base))
+    torch.nn.init.normal_(alone.read_out.maps[0].weight, generator=torch.Generator().manual_seed(0))
+    beside.load_state_dict(alone.state_dict(), strict=False)
+    x, t = torch.randn(4, N, L, generator=torch.Generator().manual_seed(1)), torch.tensor([0.0, 0.3, 0.9, 1.0])
+    added, answer = beside(x, t) - base(x, t), alone(x, t)
+    assert answer.abs().mean() > 0.01
+    torch.testing.assert_close(added, torch.sin(torch.pi / 2 * (1 - t)).square()[:, None, None] * answer)
+
+
 def test_mixed_precision_does_not_reach_it():
     base = known()[0].float()
     x, t = torch.randn(2, N, L), torch.tensor([0.2, 0.7])
