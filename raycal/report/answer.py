@@ -11,8 +11,12 @@ from typing import Any
 
 from raycal.metrics.intervals import paired_difference
 from raycal.report.classical import GENERATION, HIDDEN, NOTHING, Estimate, Row, classical, short
-from raycal.report.confirmed import against, held_out, hidden_neurons
+from raycal.report.confirmed import against, generators, held_out, hidden_neurons
 from raycal.report.record import LABELS, Run, metric_of, number
+
+# what stands beside a winner without seeds of its own: in words, what its names say, whether less is better
+BESIDE = {HIDDEN: ("models that predict hidden neurons", "; the number is how many latents", False),
+          GENERATION: ("classical generators", "", True)}
 
 
 def rows(run: Run) -> list[Row]:
@@ -93,7 +97,7 @@ def _best_column(run: Run) -> tuple[str, str]:
 
 def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     """Return who wins, model or what is classical; figures of one column, codes at the winner's rate or less."""
-    if run.metric == HIDDEN:
+    if run.metric in BESIDE:
         return _against_models(run, found)
     column = _best_column(run)[0]
     known = [r for r in found if r.classical and "no rate limit" not in r.name]
@@ -103,9 +107,7 @@ def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
     lost = [f"{name} ({short(v)})" for name, v in figures if v >= model]
     said = []
     if won:
-        way = "generation" if run.metric == GENERATION else "coding"
-        rate = "" if run.metric == GENERATION else " at the winner's rate"
-        said.append(f"Classical {way} of the same blocks wins{rate}: {_listed(won)} "
+        said.append(f"Classical coding of the same blocks wins at the winner's rate: {_listed(won)} "
                     f"{'has' if len(won) == 1 else 'have'} a lower {run.label} than the searched model's "
                     f"{short(model)}.")
     if lost:
@@ -114,24 +116,25 @@ def _against_codes(run: Run, found: Sequence[Row]) -> list[str]:
 
 
 def _against_models(run: Run, found: Sequence[Row]) -> list[str]:
-    """Return which models that predict hidden neurons the winner beats, by its interval over seeds where it has one.
+    """Return which models without seeds the winner beats, by its interval over seeds where it has one.
 
     On test blocks that is said with the opening.
     """
-    column, where = _best_column(run)
+    (column, _), (what, more, lower) = _best_column(run), BESIDE[run.metric]
     known = [(r.name, getattr(r, column).mean) for r in found if r.classical]
     model = getattr(found[0], column)
     if column == "tested" or not known:
         return []
     if column == "searched":
-        words = {"is above": [v < model.mean for _, v in known], "is not above": [v >= model.mean for _, v in known]}
+        side, sign = ("below", -1) if lower else ("above", 1)
+        above = [sign * v < sign * model.mean for _, v in known]
+        words = {f"is {side}": above, f"is not {side}": [not there for there in above]}
     else:
-        verdicts = [against(model._asdict(), v) for _, v in known]
+        verdicts = [against(model._asdict(), v, lower) for _, v in known]
         words = {word: [word == v for v in verdicts] for word in dict.fromkeys(verdicts)}
     said = [f"{word} {_listed([f'{name} ({short(v)})' for (name, v), there in zip(known, where_so) if there])}"
             for word, where_so in words.items() if any(where_so)]
-    return [f"Beside models that predict hidden neurons of the same blocks, fitted on train, it {', '.join(said)}; the "
-            "number is how many latents."]
+    return [f"Beside {what} of the same blocks, fitted on train, it {', '.join(said)}{more}."]
 
 
 def _trust(run: Run) -> list[str]:
@@ -139,7 +142,7 @@ def _trust(run: Run) -> list[str]:
         opened = run.tests[-1]
         earlier = len(opened.get("earlier", []))
         again = f" They had been opened {earlier} times before: only the first opening was a test." if earlier else ""
-        beside = [f"There {said}." for said in (*hidden_neurons(opened), *held_out(opened))]
+        beside = [f"There {said}." for said in (*hidden_neurons(opened), *generators(opened), *held_out(opened))]
         return [f"The sealed blocks were opened on {opened['when'][:10]}.{again}", *beside, *_confirmed(run)]
     return _confirmed(run)
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SHOWN = {"cosmoothing_r2": "co-smoothing R2", "nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2",
+SHOWN = {"cosmoothing_r2": "co-smoothing R2", "generation": "generation score", "nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2",
          "bits_per_second": "bits/s, measured"}
 
 
@@ -44,7 +44,7 @@ def openings(receipt: Sequence[Mapping[str, Any]]) -> list[str]:
         if f"test/{key}" in last["winner"]["metrics"]:
             lines.append(f"  {label:<16} {interval(last['winner']['metrics'][f'test/{key}']):<28} "
                          f"{interval(last['default']['metrics'].get(f'test/{key}', {}))}")
-    lines += [f"  {line}" for line in (*_classical(last), *hidden_neurons(last), *held_out(last), last["verdict"])]
+    lines += [f"  {line}" for line in (*_classical(last), *hidden_neurons(last), *generators(last), *held_out(last), last["verdict"])]
     return lines
 
 
@@ -81,6 +81,14 @@ def hidden_neurons(opening: Mapping[str, Any]) -> list[str]:
     return _each(mine, baselines.get("cosmoothing", {}), baselines.get("cosmoothing_sizes", {})) if mine else []
 
 
+def generators(opening: Mapping[str, Any]) -> list[str]:
+    """Say of each classical generator whether the winner beats it, by interval over seeds."""
+    mine = opening["winner"]["metrics"].get("test/generation")
+    found = opening["baselines"].get("generators", {}) if mine else {}
+    return [f"the winner {against(mine, float(figures['generation']), lower=True)} the {name}: generation score "
+            f"{number_of(figures['generation'])}" for name, figures in found.items()]
+
+
 def held_out(opening: Mapping[str, Any]) -> list[str]:
     """Say the same of every recording that trained nothing, after what winner and default reach there."""
     lines = []
@@ -97,9 +105,11 @@ def _each(mine: Mapping[str, Any], found: Mapping[str, Any], sizes: Mapping[str,
             + (", its best size on validation" if name in best else "") for name, r2 in found.items()]
 
 
-def against(figures: Mapping[str, Any], value: float) -> str:
-    """Say how an interval, of which higher is better, stands to the value of a model that no seed moves."""
+def against(figures: Mapping[str, Any], value: float, lower: bool = False) -> str:
+    """Say how an interval stands to the value of a model that no seed moves; lower: that is better, not higher."""
     low, high = float(figures["low"]), float(figures["high"])
+    if lower:
+        low, high, value = -high, -low, -value
     if not (math.isfinite(low) and math.isfinite(value)):
         return "cannot be compared with"
     return "beats" if low > value else "loses to" if high < value else "is no different from"

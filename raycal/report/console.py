@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from raycal.report.confirmed import confirmation, marks
+from raycal.report.confirmed import against, confirmation, marks
 
 
 class Progress:
@@ -218,13 +218,21 @@ def _classical(metrics: dict[str, float], baselines: dict[str, dict[str, float]]
 
 
 def _beside(metrics: dict[str, float], summary: dict[str, Any]) -> list[str]:
-    """Return a row for each classical model that predicts hidden neurons or draws windows, and who wins, in words."""
+    """Return a row for each classical model that predicts hidden neurons or draws windows, and who wins, in words.
+
+    A winner that was confirmed is judged by its interval over seeds.
+    """
+    confirm = summary.get("confirm", {})
+    winner = confirm.get("trials", {}).get(str(summary["best"]["number"]), {})
     drawn = {name: f["generation"] for name, f in summary.get("generators", {}).items()}
     rows = []
     for key, label, sign, found in (("val/cosmoothing_r2", "co-smoothing R2", 1, summary.get("cosmoothing", {})),
                                     ("val/generation", "generation score", -1, drawn)):
         for name, value in found.items():
-            ends = "beats it" if sign * metrics[key] > sign * value else "loses to it"
+            if key == confirm.get("metric") and "low" in winner:
+                ends = f"{against(winner, value, lower=sign < 0)} it over fresh seeds"
+            else:
+                ends = "beats it" if sign * metrics[key] > sign * value else "loses to it"
             rows.append(_row(f"  {name}", _number(value), "") + f"                   {label}: the winner {ends}")
     return rows
 

@@ -145,6 +145,18 @@ def test_classical_generators_stand_below_a_generative_winner_and_who_wins_is_sa
     assert "generation score          1.5000" in text and "C2ST, AUC                 0.8000" in text
 
 
+def test_a_confirmed_winner_is_set_beside_generators_by_its_interval(study):
+    whole = summary(study, facts())
+    whole["best"]["metrics"] = {"val/generation": 1.2}
+    whole["generators"] = {"a": {"generation": 1.1}, "b": {"generation": 1.25}, "c": {"generation": 1.4}}
+    entry = {"mean": 1.25, "low": 1.2, "high": 1.3, "search_value": 1.2, "failed": []}
+    best = str(whole["best"]["number"])
+    whole["confirm"] = {"metric": "val/generation", "direction": "minimize", "seeds": [1, 2], "winner": None,
+                        "default": "0", "trials": {best: entry}, "verdict": "", "searched": 1}
+    said = [line.split("the winner ")[1] for line in closing(whole).splitlines() if "generation score: the winner" in line]
+    assert said == [f"{words} it over fresh seeds" for words in ("loses to", "is no different from", "beats")]
+
+
 def test_what_the_codes_cost_a_coder_stands_below_what_they_measure(study):
     whole = summary(study, facts())
     whole["best"]["metrics"]["val/bits_per_second"] = 50.0
