@@ -26,13 +26,14 @@ class Gain(PerSession):
 
 
 class Denoiser(nn.Module):
-    """answer(x_t, t, behaviour) = a^2 (read-out of the core + gain(t) x_t) + base(x_t, t), for sessions of n_neurons.
+    """answer(x_t, t, behaviour) = g (read-out of the core + gain(t) x_t) + base(x_t, t), for sessions of n_neurons.
 
     The best answer for Gaussian data of a few factors and private noise is a map of low rank plus a diagonal: the
     core is the one, which may thus have far fewer channels than there are neurons, the gain the other. A base has both;
     what data has besides enters the best answer, as noise drowns it, with the square of the share a of data in x_t,
     for a Gaussian part is all that the first order has. Without that square a network unlearns at the start of a draw,
-    where it is hardly ever trained, what neurons have in common. Without a base it stands alone, for a^2 read 1.
+    where it is hardly ever trained, what neurons have in common: g = a^2. Yet g = 1 for windows of which behaviour is
+    known, which says something of the data when noise is all there is, and without a base.
     The core is a `DiT` or `UNet` of `width` channels. A new network answers what its base does, or 0 without one.
     """
 
@@ -65,9 +66,15 @@ class Denoiser(nn.Module):
         if self.base is None:
             return answers
         known = [x if v is None else torch.where(v, x, 0.0) for x, v in zip(x_t, valid)]
-        share = self.base.process.path.at
-        return [share(at).data.square() * answer + self.base(x, at, s)
-                for answer, x, at, s in zip(answers, known, t, session)]
+        return [self._share(at, b) * answer + self.base(x, at, s)
+                for answer, x, at, b, s in zip(answers, known, t, behavior, session)]
+
+    def _share(self, t: Tensor, behavior: Tensor | None) -> Tensor:
+        """Return what the answer beside a base is multiplied by, (b, 1, 1)."""
+        square = self.base.process.path.at(t).data.square()
+        if behavior is None or not self.n_behaviors:
+            return square
+        return torch.where(torch.isfinite(behavior).any(dim=(1, 2), keepdim=True), 1.0, square)
 
     def _into(self, x_t: Tensor, behavior: Tensor | None, session: int, valid: Tensor | None) -> Tensor:
         h = self.read_in(x_t, session, valid)

@@ -137,6 +137,15 @@ def test_what_a_network_adds_comes_with_the_square_of_the_signal():
     torch.testing.assert_close(added, torch.sin(torch.pi / 2 * (1 - t)).square()[:, None, None] * answer)
 
 
+def test_behaviour_that_is_known_is_heard_in_noise_alone():
+    network = Denoiser(DiT(16, 1, 2, embedding=8), [N], 1, 16, 8, base=Wiener(Process(), [N], L))
+    torch.nn.init.normal_(network.read_out.maps[0].weight, generator=torch.Generator().manual_seed(0))
+    x, t = torch.randn(2, N, L, generator=torch.Generator().manual_seed(1)), torch.ones(2)
+    behavior = torch.tensor([1.0, torch.nan])[:, None, None].expand(2, 1, L)
+    added = network(x, t, behavior) - network.base(x, t)
+    assert added[0].abs().mean() > 0.01 and not added[1].any()
+
+
 def test_mixed_precision_does_not_reach_it():
     base = known()[0].float()
     x, t = torch.randn(2, N, L), torch.tensor([0.2, 0.7])
