@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SHOWN = {"cosmoothing_r2": "co-smoothing R2", "generation": "generation score", "nmse": "NMSE", "r": "correlation", "behavior_r2": "behaviour R2",
-         "bits_per_second": "bits/s, measured"}
+SHOWN = {"cosmoothing_r2": "co-smoothing R2", "generation": "generation score", "nmse": "NMSE", "r": "correlation",
+         "behavior_r2": "behaviour R2", "bits_per_second": "bits/s, measured"}
 
 
 def confirmation(record: Mapping[str, Any], searched: int | None = None) -> list[str]:
@@ -44,7 +44,8 @@ def openings(receipt: Sequence[Mapping[str, Any]]) -> list[str]:
         if f"test/{key}" in last["winner"]["metrics"]:
             lines.append(f"  {label:<16} {interval(last['winner']['metrics'][f'test/{key}']):<28} "
                          f"{interval(last['default']['metrics'].get(f'test/{key}', {}))}")
-    lines += [f"  {line}" for line in (*_classical(last), *hidden_neurons(last), *generators(last), *held_out(last), last["verdict"])]
+    said = (*_classical(last), *hidden_neurons(last), *generators(last), *held_out(last), last["verdict"])
+    lines += [f"  {line}" for line in said]
     return lines
 
 

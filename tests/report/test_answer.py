@@ -54,8 +54,8 @@ def test_classical_generators_are_set_beside_a_generative_model_in_every_column(
     found = answer.rows(run)
     assert [(r.name, r.searched.mean) for r in found if r.classical] == [("Gaussian", 0.1), ("autoregression", 3.0)]
     said = " ".join(answer.headline(run))
-    assert "Beside classical generators of the same blocks, fitted on train, it is below autoregression (3.0000), is not " \
-        "below Gaussian (0.1000)." in said
+    assert "Beside classical generators of the same blocks, fitted on train, it is below autoregression (3.0000), " \
+        "is not below Gaussian (0.1000)." in said
     one.confirm().test()
     opened = dict(one.study.user_attrs["test"][0])
     opened["baselines"]["generators"] = {"Gaussian": {"generation": 0.7}, "autoregression": {"generation": 0.8}}

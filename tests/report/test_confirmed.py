@@ -28,6 +28,24 @@ def test_hidden_neurons_are_said_model_by_model_at_the_winners_and_at_their_best
         "the winner loses to factor analysis 24: co-smoothing R2 0.5000, its best size on validation"]
 
 
+def test_classical_generators_are_said_one_by_one_and_less_is_better():
+    figures = {"mean": 1.2, "low": 1.1, "high": 1.3}
+    opening = {"winner": {"metrics": {"test/generation": figures}},
+               "baselines": {"generators": {name: {"generation": v} for name, v in
+                                            (("Gaussian", 1.25), ("autoregression", 1.4), ("copy", 1.0))}}}
+    assert confirmed.generators(opening) == [
+        "the winner is no different from the Gaussian: generation score 1.2500",
+        "the winner beats the autoregression: generation score 1.4000",
+        "the winner loses to the copy: generation score 1.0000"]
+    assert confirmed.generators({**opening, "winner": {"metrics": {}}}) == []
+    whole = {"when": "monday", "seeds": [1, 2], "verdict": "so", "epochs": {"winner": 3, "default": 3},
+             "winner": {"number": 1, **opening["winner"]}, "default": {"number": 0, **opening["winner"]},
+             "baselines": {**opening["baselines"], "classical": {}, "ridge": {}}}
+    said = confirmed.openings([whole])
+    assert f"  {'generation score':<16} {'1.2000 [1.1000, 1.3000]':<28} 1.2000 [1.1000, 1.3000]" in said
+    assert [line.strip() for line in said if "Gaussian" in line] == confirmed.generators(opening)[:1]
+
+
 def test_recordings_held_out_are_said_after_the_others():
     figures = {"mean": 0.42, "low": 0.4, "high": 0.44, "values": [0.41, 0.43]}
     opening = {"held_out": {"worm": {"winner": figures, "default": {**figures, "low": 0.3}, "sizes": {"PCA": 8},

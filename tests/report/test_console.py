@@ -153,7 +153,8 @@ def test_a_confirmed_winner_is_set_beside_generators_by_its_interval(study):
     best = str(whole["best"]["number"])
     whole["confirm"] = {"metric": "val/generation", "direction": "minimize", "seeds": [1, 2], "winner": None,
                         "default": "0", "trials": {best: entry}, "verdict": "", "searched": 1}
-    said = [line.split("the winner ")[1] for line in closing(whole).splitlines() if "generation score: the winner" in line]
+    lines = [line for line in closing(whole).splitlines() if "generation score: the winner" in line]
+    said = [line.split("the winner ")[1] for line in lines]
     assert said == [f"{words} it over fresh seeds" for words in ("loses to", "is no different from", "beats")]
 
 
