@@ -10,6 +10,7 @@ import pytest
 
 import raycal
 from raycal import cli
+from raycal.report.confirmed import against, generators
 from raycal.sessions.readers import npz
 from raycal.sessions.simulate import simulate
 
@@ -51,8 +52,9 @@ def test_the_closing_block_sets_classical_generators_beside_the_winner(searched)
     summary = json.loads((run / "summary.json").read_text())
     best, beside = summary["best"]["metrics"], summary["generators"]
     assert set(beside) == {"Gaussian", "autoregression"} and summary["objective"] == "generation"
+    confirmed = summary["confirm"]["trials"][str(summary["best"]["number"])]
     for name, figures in beside.items():
-        ends = "beats it" if best["val/generation"] < figures["generation"] else "loses to it"
+        ends = f"{against(confirmed, figures['generation'], lower=True)} it over fresh seeds"
         row, = (line for line in text.splitlines() if line.startswith(f"  {name} "))
         assert row.endswith(f"generation score: the winner {ends}") and f"{figures['generation']:.4f}" in row
     assert "confirmed    generation over 2 fresh seeds" in text and "evaluations" in text
@@ -60,19 +62,21 @@ def test_the_closing_block_sets_classical_generators_beside_the_winner(searched)
 
 
 def test_the_sealed_blocks_judge_model_and_generators_alike(searched):
-    run, _ = searched
+    run, (_, tested, *_) = searched
     opened, = json.loads((run / "test_receipt.json").read_text())
     assert opened["metric"] == "test/generation" and len(opened["winner"]["metrics"]["test/generation"]["values"]) == 2
     summary = json.loads((run / "summary.json").read_text())
     for name, figures in opened["baselines"]["generators"].items():
         assert np.isfinite(figures["generation"]) and figures["generation"] != summary["generators"][name]["generation"]
+    assert all(line in tested for line in generators(opened)) and len(generators(opened)) == 2
 
 
 def test_page_and_pictures_show_what_was_drawn(searched):
     run, _ = searched
     page = (run / "report.html").read_text()
     assert "Gaussian" in page and "generation score" in page
-    assert "Classical generation of the same blocks wins" in page or "The model beats" in page
+    opened, = json.loads((run / "test_receipt.json").read_text())
+    assert all(f"There {line}." in page for line in generators(opened))
     for name in ("traces", "spectra", "correlations"):
         assert (run / "figures" / f"generated-{name}.png").stat().st_size > 5000
     assert "What the winner makes" in page and "Correlations between neurons" in page
