@@ -79,7 +79,8 @@ def test_what_the_autoscaler_allows_of_a_resource_is_kept(cluster):
     ({"training.gpus": 1.0}, [{"CPU": 8.0}], "--gpus-per-trial 1 .* this cluster has no GPU"),
     ({"training.gpus": 2.0}, [{"CPU": 8.0, "GPU": 1.0}] * 2, r"takes 1 CPU \+ 2 GPU, and no node has it: 10.0.0.0 has "
      r"8 CPU \+ 1 GPU, 10.0.0.1 has 8 CPU \+ 1 GPU"),
-    ({"training.workers": 9, "training.device": "cpu"}, [{"CPU": 4.0}], "takes 9 x 1 CPU, .* fewer workers")])
+    ({"training.workers": 9, "training.device": "cpu"}, [{"CPU": 4.0}], "takes 9 x 1 CPU, and the nodes "
+     "hold 4 of its workers: 10.0.0.0 has 4 CPU; ask for fewer workers")])
 def test_what_no_node_can_hold_is_refused_with_what_the_nodes_have(cluster, settings, there, words):
     cluster(*there)
     with pytest.raises(UserError, match=words):
